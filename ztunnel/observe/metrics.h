@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * metrics.h: counters. Each worker owns its series and only it writes them (relaxed atomics); the
+ * control thread sums them when scraped. Label sets that saw no connection for METRICS_EXPIRY_MS
+ * are dropped; above METRICS_SERIES_MAX per worker everything new goes to one overflow series.
+ * Source: ztunnel-spec 13.1-13.3.
+ */
+#pragma once
+#include "lib/base/str.h"
+#include "ztunnel/observe/conn_info.h"
+
+#define METRICS_SERIES_MAX 20000
+struct metrics_worker; /* one per worker */
+struct metrics_worker *metrics_worker_new(void) _must_check_;
+struct metrics_worker *metrics_worker_free(struct metrics_worker *m);
+
+/* Worker thread. metrics_open() finds or makes the series of @c and counts connections_opened. */
+void metrics_open(struct metrics_worker *m, struct conn_info *c);
+/* Adds bytes since the last call (hot path: two relaxed adds). */
+void metrics_bytes(struct conn_info *c, uint64_t recv, uint64_t sent);
+/* Counts closed and, with @flag != FLAG_NONE, failed. */
+void metrics_close(struct metrics_worker *m, struct conn_info *c, enum conn_flag flag);
+void metrics_sockets_open(struct metrics_worker *m, enum conn_reporter r, int delta);
+
+/* Simple process-wide counters and gauges (any thread). */
+enum metric_id {
+	M_ZDS_ACTIVE,
+	M_ZDS_PENDING, /* gauges: workload_manager_{active,pending}_proxy_count */
+	M_ZDS_STARTED,
+	M_ZDS_STOPPED,
+	M_ACCESS_LOG_DROPPED,
+	M_H2_ENHANCE_YOUR_CALM,
+	M_TLS_HANDSHAKE_FAILURES,
+	M_ACCEPT_ERRORS,
+	M_STATE_RELOADS,
+	M_STATE_RELOAD_ERRORS,
+	M_ID_N
+};
+void metric_add(enum metric_id id, int64_t delta);
+void metric_set(enum metric_id id, int64_t v);
+
+/* Control thread: OpenMetrics text of everything (ends with "# EOF"). */
+void metrics_write(struct metrics_worker *const *workers, size_t n, struct strbuf *out);
+/* Control thread, now and then: expires label sets. Safe while workers run (posts nothing: workers
+ * unlink, see .c). */
