@@ -30,3 +30,8 @@ time_t tls_identity_not_before(const struct tls_identity *id);
 time_t tls_identity_not_after(const struct tls_identity *id);
 const char *tls_identity_chain_pem(const struct tls_identity *id);
 const char *tls_identity_roots_pem(const struct tls_identity *id);
+
+/* The only URI name of a DER certificate, as a SPIFFE identity; -EINVAL with the reason. Any
+ * thread; touches nothing else (fuzz target x509_spiffe). */
+int tls_der_identity(const uint8_t *der, size_t n, char *buf, size_t cap, struct err *err)
+	_must_check_;
