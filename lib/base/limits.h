@@ -5,10 +5,12 @@
 #pragma once
 
 /* Documents */
-#define LIMIT_NETCONF_BYTES (1u << 20)	/* plugin stdin: far above any real netconf (issue: 1 MiB) \
-					 */
-#define LIMIT_DOC_DEPTH	     32		/* nesting of JSON and YAML: security.md P1 */
-#define LIMIT_MANIFEST_BYTES (4u << 20) /* one manifest file */
+#define LIMIT_NETCONF_BYTES                                                                        \
+	(1u << 20)		/* plugin stdin: far above any real netconf (issue: 1 MiB)         \
+				 */
+#define LIMIT_DOC_DEPTH	     32 /* nesting of JSON and YAML: security.md P1 */
+#define LIMIT_DOC_NODES	     (16u << 20) /* values in one document: 1 M workloads, 2 GB of tree */
+#define LIMIT_MANIFEST_BYTES (4u << 20)	 /* one manifest file */
 #define LIMIT_STATE_FILE_BYTES                                                                     \
 	(512u << 20) /* local mesh state: 100,000 workloads are about 60 MB */
 

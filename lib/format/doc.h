@@ -53,3 +53,6 @@ int doc_opt_map(const struct doc *map, const char *key, const struct doc **ret, 
 /* -EINVAL naming the first key of @map that is not in @allowed (NULL-terminated), with a suggestion
  * when one is close. For documents that people type. */
 int doc_only_keys(const struct doc *map, const char *const *allowed, struct err *err) _must_check_;
+
+/* For parsers: the first child of @map whose key appeared before, or NULL. Linear in the keys. */
+const struct doc *doc_duplicate(const struct doc *map);
