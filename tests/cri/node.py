@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-import time
+import uuid
 
 from . import images, private
 from .client import Cri
@@ -57,7 +57,7 @@ class Pod:
 
     def __init__(self, node, name, namespace, uid=None, attempt=0):
         self.node, self.name, self.namespace = node, name, namespace
-        self.uid = uid or "%s-%s-%d" % (namespace, name, time.monotonic_ns())
+        self.uid = uid or str(uuid.uuid4())
         self.config = {
             "metadata": {"name": name, "uid": self.uid, "namespace": namespace, "attempt": attempt},
             "hostname": name, "log_directory": node.log_dir + "/pods",
