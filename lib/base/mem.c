@@ -110,7 +110,9 @@ void *arena_alloc(struct arena *a, size_t size)
 
 	bug_on(need < size);
 	if (b == NULL || b->size - b->used < need) {
-		size_t cap = need > 4096 - sizeof(*b) ? need : 4096 - sizeof(*b);
+		/* small first: one arena per workload must not cost a page each */
+		size_t room = (a->bytes == 0 ? 1024 : 4096) - sizeof(*b);
+		size_t cap = need > room ? need : room;
 
 		b = xmalloc(sizeof(*b) + cap);
 		b->size = cap;
