@@ -12,9 +12,12 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include "lib/base/attr.h"
 #include "lib/base/hash.h"
 #include "lib/format/ip.h"
 #include "lib/wire/spiffe.h"
+
+struct err;
 
 enum workload_protocol { WL_TCP, WL_HBONE, WL_PROTOCOL_N };
 enum wl_type { WL_TYPE_DEPLOYMENT, WL_TYPE_CRONJOB, WL_TYPE_POD, WL_TYPE_JOB, WL_TYPE_N };
@@ -149,6 +152,16 @@ struct policy {
 	struct policy_rule *rules; /* OR */
 	size_t nrules;
 };
+
+/* A zeroed object with one reference and an arena of its own. Build it fully before sharing it. */
+struct workload *workload_new(void) _must_check_;
+struct service *service_new(void) _must_check_;
+struct policy *policy_new(void) _must_check_;
+/* Copies text into the arena of an object. */
+struct str model_text(struct arena *a, struct str s);
+/* Fills in what the wire leaves out (ztunnel-spec 4.1: trust domain, service account, cluster,
+ * capacity is the caller's) and composes .identity; -EINVAL when the parts cannot form one. */
+int workload_complete(struct workload *w, struct err *err) _must_check_;
 
 struct workload *workload_ref(struct workload *w); /* NULL is fine */
 void workload_unref(struct workload *w);
