@@ -33,6 +33,6 @@ FUZZERS :=
 MODULES := lib nft cni node-agent ztunnel ctl
 include $(wildcard $(MODULES:%=%/module.mk))
 include mk/rules.mk
-include $(wildcard mk/test.mk mk/check.mk mk/install.mk mk/bench.mk)
+include $(wildcard mk/check.mk mk/test.mk mk/install.mk mk/debian13.mk mk/demo.mk mk/bench.mk)
 
 all: $(PROGS:%=$(B)/bin/%)

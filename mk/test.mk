@@ -1,0 +1,102 @@
+# make test   installs what is missing, builds, runs everything; the last line is `N passed, N failed`
+# make check  the checks only;  make unit  unit tests (release);  make system  system tests (release)
+# ONLY=regex  runs only the test programs whose name matches (names are in build/test.plan)
+TEST_JOBS ?= 2
+SYSTEM_TESTS := $(patsubst tests/system/test_%.py,%,$(wildcard tests/system/test_*.py))
+# Run with the release binaries only: they start containers or a whole system, where sanitizers add nothing but time.
+SYSTEM_RELEASE_ONLY += containerd demo systemd
+SYSTEM_LIMIT_S ?= 600
+# Unit tests that use threads; a module.mk adds its own.
+TSAN_TESTS += event
+TSAN_RUN := $(sort $(filter $(TSAN_TESTS),$(UNIT_TESTS)))
+PYTHON := /usr/bin/python3
+
+define NL
+
+
+endef
+plan-lines = $(subst $(NL) ,$(NL),$(foreach t,$(1),$(call $(2),$(t))$(NL)))
+plan-unit-release = unit/$(1) 120 par $(O)/release/tests/unit/test_$(1)
+plan-unit-asan = unit-asan/$(1) 300 par $(O)/asan/tests/unit/test_$(1)
+plan-unit-tsan = unit-tsan/$(1) 300 par $(O)/tsan/tests/unit/test_$(1)
+plan-fuzz = fuzz-seeds/$(1) 300 par $(O)/asan/tests/fuzz/fuzz_$(1) tests/fuzz/seeds/$(1)
+plan-system = system/$(1) $(SYSTEM_LIMIT_S) alone $(PYTHON) tests/system/test_$(1).py --bin $(O)/release/bin
+plan-system-asan = system-asan/$(1) $(SYSTEM_LIMIT_S) alone $(PYTHON) tests/system/test_$(1).py --bin $(O)/asan/bin
+
+define UNIT_PLAN
+$(call plan-lines,$(UNIT_TESTS),plan-unit-release)
+endef
+define SYSTEM_PLAN
+$(call plan-lines,$(SYSTEM_TESTS),plan-system)
+endef
+define TEST_PLAN
+$(CHECK_PLAN)
+$(UNIT_PLAN)
+$(call plan-lines,$(UNIT_TESTS),plan-unit-asan)
+$(call plan-lines,$(FUZZERS),plan-fuzz)
+$(call plan-lines,$(TSAN_RUN),plan-unit-tsan)
+$(SYSTEM_PLAN)
+$(call plan-lines,$(filter-out $(SYSTEM_RELEASE_ONLY),$(SYSTEM_TESTS)),plan-system-asan)
+$(if $(DEBIAN13_IN_TEST),debian13 1500 alone tests/debian13.sh)
+endef
+
+# Debian 13 is tried in CI, and wherever its root has been made before by `make debian13`.
+DEBIAN13_IN_TEST := $(if $(filter true,$(CI)),1,$(wildcard .cache/trixie/.ready))
+
+SUBMAKE = $(MAKE) $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
+RUNNER = tests/run --jobs $(TEST_JOBS) --logs $(O)/test-logs --skips tests/skips.allowed $(if $(ONLY),--only '$(ONLY)')
+
+.PHONY: test test-build test-run check unit system tsan-units plan
+test:
+	@$(MAKE) deps
+	@$(MAKE) test-build
+	@$(MAKE) test-run
+test-build:
+	@$(SUBMAKE) VARIANT=release all units
+	@$(SUBMAKE) VARIANT=asan all units fuzzers
+	@$(SUBMAKE) VARIANT=tsan tsan-units
+tsan-units: $(TSAN_RUN:%=$(B)/tests/unit/test_%)
+test-run:
+	@mkdir -p $(O)
+	@:$(file >$(O)/test.plan,$(TEST_PLAN))
+	@$(RUNNER) $(O)/test.plan
+check:
+	@$(MAKE) deps-check
+	@$(SUBMAKE) VARIANT=release all
+	@$(MAKE) check-run
+.PHONY: check-run unit-run system-run
+check-run:
+	@:$(file >$(O)/check.plan,$(CHECK_PLAN))
+	@$(RUNNER) $(O)/check.plan
+unit:
+	@$(SUBMAKE) VARIANT=release units
+	@$(MAKE) unit-run
+unit-run:
+	@:$(file >$(O)/unit.plan,$(UNIT_PLAN))
+	@$(RUNNER) $(O)/unit.plan
+system:
+	@$(SUBMAKE) VARIANT=release all
+	@$(MAKE) system-run
+system-run:
+	@:$(file >$(O)/system.plan,$(SYSTEM_PLAN))
+	@$(RUNNER) $(O)/system.plan
+
+# Real fuzzing, where clang has libFuzzer. What it finds stays in build/fuzz-corpus; a crash becomes a seed by hand.
+FUZZ_SECONDS ?= 20
+.PHONY: fuzz fuzz-run
+fuzz:
+	@$(SUBMAKE) VARIANT=fuzz CC=clang fuzzers
+	@$(MAKE) VARIANT=fuzz CC=clang fuzz-run
+fuzz-run:
+	@mkdir -p $(O)/fuzz-crashes
+	@failed=0; for t in $(FUZZERS); do mkdir -p $(O)/fuzz-corpus/$$t; \
+		if $(B)/tests/fuzz/fuzz_$$t -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+			-artifact_prefix=$(O)/fuzz-crashes/$$t- $(O)/fuzz-corpus/$$t \
+			$$(test -d tests/fuzz/seeds/$$t && echo tests/fuzz/seeds/$$t) >$(O)/fuzz-crashes/$$t.log 2>&1; then \
+			echo "ok   $$t: $$(sed -n 's/^stat::number_of_executed_units: *//p' $(O)/fuzz-crashes/$$t.log) runs"; \
+		else failed=1; echo "FAIL $$t: see $(O)/fuzz-crashes/$$t.log"; fi; done; exit $$failed
+
+# What to look at in a review: sizes of the programs, lines per room, the longest files and functions.
+.PHONY: stats
+stats: all
+	@$(PYTHON) tests/stats.py $(B)/bin $(PROGS)
