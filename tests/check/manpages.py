@@ -47,6 +47,9 @@ def main():
         page = by_name.get(program)
         t.ok(page, f"{program} has a man page")
         exe = os.path.join(folder, program)
+        if not os.path.exists(exe):
+            t.ok(False, f"{program} answers --help and --version", [f"{exe} is not built"])
+            continue
         for option in ("--help", "--version"):
             r = subprocess.run([exe, option], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
             t.ok(r.returncode == 0 and r.stdout, f"{program} {option} prints something and succeeds",
