@@ -1,21 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0
  * metrics.h: counters. Each worker owns its series and only it writes them (relaxed atomics); the
  * control thread sums them when scraped. Label sets that saw no connection for METRICS_EXPIRY_MS
- * are dropped; above METRICS_SERIES_MAX per worker everything new goes to one overflow series.
- * Source: ztunnel-spec 13.1-13.3.
+ * are dropped (by the worker, when it makes a new one); above METRICS_SERIES_MAX per worker
+ * everything new goes to one overflow series. Source: ztunnel-spec 13.1-13.3.
  */
 #pragma once
 #include "lib/base/str.h"
 #include "ztunnel/observe/conn_info.h"
 
 #define METRICS_SERIES_MAX 20000
+#define METRICS_EXPIRY_MS  (15 * 60 * 1000)
 struct metrics_worker; /* one per worker */
 struct metrics_worker *metrics_worker_new(void) _must_check_;
 struct metrics_worker *metrics_worker_free(struct metrics_worker *m);
 
 /* Worker thread. metrics_open() finds or makes the series of @c and counts connections_opened. */
 void metrics_open(struct metrics_worker *m, struct conn_info *c);
-/* Adds bytes since the last call (hot path: two relaxed adds). */
+/* Adds bytes since the last call to the series (hot path: two relaxed adds); the totals in @c are
+ * the caller's. Nothing happens before metrics_open(). */
 void metrics_bytes(struct conn_info *c, uint64_t recv, uint64_t sent);
 /* Counts closed and, with @flag != FLAG_NONE, failed. */
 void metrics_close(struct metrics_worker *m, struct conn_info *c, enum conn_flag flag);
@@ -40,5 +42,3 @@ void metric_set(enum metric_id id, int64_t v);
 
 /* Control thread: OpenMetrics text of everything (ends with "# EOF"). */
 void metrics_write(struct metrics_worker *const *workers, size_t n, struct strbuf *out);
-/* Control thread, now and then: expires label sets. Safe while workers run (posts nothing: workers
- * unlink, see .c). */

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * access_log.c: see access_log.h. Workers fill rings, the control thread formats and writes.
+ *
+ * Theory of operation. A record holds references of the objects whose names the line needs, so the
+ * worker copies only what would change or go away. One message per worker wakes the control loop;
+ * `posted` says that it is under way, so that a burst costs one wake-up. A message that is still in
+ * the control loop's mailbox when the log is freed owns its worker: it frees it when it arrives.
+ */
+#include "ztunnel/observe/access_log.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "lib/base/bug.h"
+#include "lib/base/log.h"
+#include "lib/base/mem.h"
+#include "lib/event/loop.h"
+#include "lib/os/clock.h"
+#include "ztunnel/observe/log_line.h"
+#include "ztunnel/observe/metrics.h"
+#include "ztunnel/observe/ring.h"
+
+#define RING_BYTES	   (256u << 10)
+#define ERROR_MAX	   192
+#define IDENTITY_MAX	   512
+#define WRITE_BATCH	   (32u << 10)
+#define LINE_BYTES	   8192
+#define DRAIN_RECORDS_TURN 2048
+
+enum rec_kind { REC_COMPLETE, REC_EARLY, REC_LINE };
+
+struct rec {
+	enum rec_kind kind;
+	long long wall_us;
+	struct conn_info c; /* REC_COMPLETE; peer_identity unused. REC_EARLY: reporter, addresses */
+	uint64_t duration_ms;
+	uint16_t error_len, identity_len; /* texts follow the struct: error, then identity */
+};
+
+struct line_rec { /* REC_LINE */
+	enum rec_kind kind;
+	char text[];
+};
+
+struct access_log_worker {
+	struct msg msg;
+	struct ring ring;
+	struct access_log *log; /* NULL: freed, the message is the owner */
+	struct loop *control;
+	atomic_bool posted;
+};
+
+struct access_log {
+	struct loop *control;
+	bool json;
+	size_t n;
+	struct access_log_worker **workers;
+};
+
+static void on_wake(struct loop *l, struct msg *m);
+
+struct access_log *access_log_new(struct loop *control, size_t nworkers)
+{
+	struct access_log *l = xcalloc(1, sizeof(*l));
+	const char *format = getenv("LOG_FORMAT");
+
+	l->control = control;
+	l->json = format != NULL && strcmp(format, "json") == 0;
+	l->n = nworkers;
+	l->workers = xcalloc(nworkers, sizeof(struct access_log_worker *));
+	for (size_t i = 0; i < nworkers; i++) {
+		struct access_log_worker *w = l->workers[i] = xcalloc(1, sizeof(*w));
+
+		ring_init(&w->ring, RING_BYTES);
+		w->log = l;
+		w->control = control;
+		w->msg.fn = on_wake;
+	}
+	return l;
+}
+
+struct access_log_worker *access_log_worker(struct access_log *l, size_t index)
+{
+	bug_on(index >= l->n);
+	return l->workers[index];
+}
+
+static void write_all(const char *p, size_t n)
+{
+	while (n != 0) {
+		ssize_t w = write(STDERR_FILENO, p, n);
+
+		if (w < 0 && errno == EINTR)
+			continue;
+		if (w <= 0)
+			return; /* nowhere left to report it */
+		p += w;
+		n -= (size_t)w;
+	}
+}
+
+/* Log level and line of one record, appended to @out. */
+static void format_rec(const struct access_log *l, struct rec *r, struct strbuf *out)
+{
+	static const char *const message[] = {"connection complete", "connection failed"};
+	_cleanup_strbuf_ struct strbuf fields = {0};
+	char error[ERROR_MAX + 1], identity[IDENTITY_MAX + 1], line[LINE_BYTES];
+	const char *texts = (const char *)(r + 1);
+	enum log_level lv = r->kind == REC_EARLY ? LOG_LV_WARN
+			    : r->error_len != 0	 ? LOG_LV_ERROR
+						 : LOG_LV_INFO;
+	struct str msg;
+	size_t n;
+
+	memcpy(error, texts, r->error_len);
+	error[r->error_len] = '\0';
+	memcpy(identity, texts + r->error_len, r->identity_len);
+	identity[r->identity_len] = '\0';
+	r->c.peer_identity = r->identity_len != 0 ? identity : NULL;
+	if (r->kind == REC_COMPLETE)
+		log_line_complete(&fields, l->json, &r->c, r->error_len != 0 ? error : NULL,
+				  r->duration_ms);
+	else
+		log_line_early(&fields, l->json, r->c.reporter, &r->c.src_addr, &r->c.dst_addr,
+			       error);
+	r->c.peer_identity = NULL;
+	msg = l->json ? str_of(message[r->kind]) : (struct str){fields.p, fields.n};
+	n = log_format(line, sizeof(line), r->wall_us, lv, "access", msg.p, msg.n);
+	if (!l->json) {
+		strbuf_add(out, line, n);
+		return;
+	}
+	strbuf_add(out, line, n - 2); /* without "}" and the newline */
+	strbuf_add(out, fields.p, fields.n);
+	strbuf_puts(out, "}\n");
+}
+
+/* Formats up to @max records; true when the ring is empty. */
+static bool drain(struct access_log *l, struct access_log_worker *w, size_t max)
+{
+	_cleanup_strbuf_ struct strbuf out = {0};
+	size_t n;
+	void *p;
+
+	while ((p = ring_peek(&w->ring, &n)) != NULL && max-- != 0) {
+		struct rec *r = p;
+
+		if (r->kind == REC_LINE) {
+			const struct line_rec *lr = p;
+
+			strbuf_add(&out, lr->text, n - sizeof(*lr));
+		} else {
+			format_rec(l, r, &out);
+			conn_info_fini(&r->c);
+		}
+		ring_release(&w->ring);
+		if (out.n >= WRITE_BATCH) {
+			write_all(out.p, out.n);
+			out.n = 0;
+		}
+	}
+	write_all(out.p, out.n);
+	return p == NULL;
+}
+
+static void wake(struct access_log_worker *w)
+{
+	/* acq_rel: the control thread clears it before it looks at the ring, so either it sees our
+	 * record or we see `false` and post again */
+	if (!atomic_exchange_explicit(&w->posted, true, memory_order_acq_rel))
+		loop_post(w->control, &w->msg);
+}
+
+static void worker_free(struct access_log_worker *w)
+{
+	ring_fini(&w->ring);
+	free(w);
+}
+
+static void on_wake(struct loop *loop, struct msg *m)
+{
+	struct access_log_worker *w = container_of(m, struct access_log_worker, msg);
+
+	(void)loop;
+	if (w->log == NULL) {
+		worker_free(w);
+		return;
+	}
+	(void)atomic_exchange_explicit(&w->posted, false, memory_order_acq_rel);
+	if (!drain(w->log, w, DRAIN_RECORDS_TURN))
+		wake(w); /* let the loop do other things in between */
+}
+
+struct access_log *access_log_free(struct access_log *l)
+{
+	if (l == NULL)
+		return NULL;
+	for (size_t i = 0; i < l->n; i++) {
+		struct access_log_worker *w = l->workers[i];
+
+		(void)drain(l, w, SIZE_MAX);
+		w->log = NULL;
+		if (!atomic_load_explicit(&w->posted, memory_order_acquire))
+			worker_free(w);
+	}
+	free(l->workers);
+	free(l);
+	return NULL;
+}
+
+static void sink(void *ctx, const char *line, size_t n)
+{
+	struct access_log_worker *w = ctx;
+	struct line_rec *r = ring_reserve(&w->ring, sizeof(*r) + n);
+
+	if (r == NULL) {
+		metric_add(M_ACCESS_LOG_DROPPED, 1);
+		return;
+	}
+	r->kind = REC_LINE;
+	memcpy(r->text, line, n);
+	ring_commit(&w->ring);
+	wake(w);
+}
+
+void access_log_adopt_thread(struct access_log_worker *w)
+{
+	log_set_thread_sink(sink, w);
+}
+
+static uint16_t text_len(const char *s, size_t max)
+{
+	return s != NULL ? (uint16_t)strnlen(s, max) : 0;
+}
+
+static struct rec *reserve(struct access_log_worker *w, enum rec_kind kind, const char *error,
+			   const char *identity)
+{
+	uint16_t ne = text_len(error, ERROR_MAX), ni = text_len(identity, IDENTITY_MAX);
+	struct rec *r = ring_reserve(&w->ring, sizeof(*r) + ne + ni);
+
+	if (r == NULL) {
+		metric_add(M_ACCESS_LOG_DROPPED, 1);
+		return NULL;
+	}
+	*r = (struct rec){.kind = kind,
+			  .wall_us = (long long)clock_wall_us(),
+			  .error_len = ne,
+			  .identity_len = ni};
+	if (ne != 0)
+		memcpy(r + 1, error, ne);
+	if (ni != 0)
+		memcpy((char *)(r + 1) + ne, identity, ni);
+	return r;
+}
+
+void access_log_complete(struct access_log_worker *w, const struct conn_info *c,
+			 enum conn_flag flag, const char *error, uint64_t now_ns)
+{
+	struct rec *r;
+
+	(void)flag; /* stock's line has the error text only */
+	if (!log_enabled(error != NULL ? LOG_LV_ERROR : LOG_LV_INFO, "access"))
+		return;
+	r = reserve(w, REC_COMPLETE, error, c->peer_identity);
+	if (r == NULL)
+		return;
+	r->c = *c;
+	r->c.peer_identity = NULL;
+	r->c.series = NULL;
+	r->c.src = workload_ref(c->src);
+	r->c.dst = workload_ref(c->dst);
+	r->c.service = service_ref(c->service);
+	r->duration_ms = now_ns > c->start_ns ? (now_ns - c->start_ns) / 1000000 : 0;
+	ring_commit(&w->ring);
+	wake(w);
+}
+
+void access_log_early(struct access_log_worker *w, enum conn_reporter rep,
+		      const struct ip_port *src, const struct ip_port *dst, const char *error)
+{
+	struct rec *r;
+
+	if (!log_enabled(LOG_LV_WARN, "access"))
+		return;
+	r = reserve(w, REC_EARLY, error, NULL);
+	if (r == NULL)
+		return;
+	r->c = (struct conn_info){.reporter = rep, .src_addr = *src, .dst_addr = *dst};
+	ring_commit(&w->ring);
+	wake(w);
+}

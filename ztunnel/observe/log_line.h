@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * log_line.h: the access log's text (ztunnel-spec 13.4). Pure.
+ */
+#pragma once
+#include <stdbool.h>
+#include "lib/base/str.h"
+#include "ztunnel/observe/conn_info.h"
+
+/* "connection complete", a TAB and the fields (text form), or with @json the fields as
+ * `,"key":value` pairs to follow the message. @error NULL for success. */
+void log_line_complete(struct strbuf *out, bool json, const struct conn_info *c, const char *error,
+		       uint64_t duration_ms);
+void log_line_early(struct strbuf *out, bool json, enum conn_reporter r, const struct ip_port *src,
+		    const struct ip_port *dst, const char *error);

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * metrics_text.c: the OpenMetrics text of everything (ztunnel-spec 13.1-13.3). Control thread.
+ *
+ * Equal label sets of different workers are added up first. While the text is written the gates of
+ * all workers are held: no series can go away; workers never wait for a gate.
+ */
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+
+#include "lib/base/mem.h"
+#include "ztunnel/observe/series.h"
+
+struct sum { /* one label set over all workers */
+	struct hnode h;
+	const struct labels *labels;
+	uint64_t opened, recv, sent, closed[FLAG_N], failed[FLAG_N];
+};
+
+static const char *const flag_text[FLAG_N] = {
+	[FLAG_NONE] = "-",
+	[FLAG_DENY] = "DENY",
+	[FLAG_CONNECT] = "CONNECT",
+	[FLAG_TLS_FAILURE] = "TLS_FAILURE",
+	[FLAG_H2_HANDSHAKE] = "H2_HANDSHAKE_FAILURE",
+	[FLAG_NETWORK_POLICY] = "NETWORK_POLICY",
+	[FLAG_IDENTITY] = "IDENTITY_ERROR",
+	[FLAG_CERT_REVOKED] = "CERT_REVOKED",
+};
+static const char *const reporter_text[REPORTER_N] = {"source", "destination"};
+
+static uint64_t get(atomic_uint_fast64_t *c)
+{
+	return atomic_load_explicit(c, memory_order_relaxed);
+}
+
+static struct sum *sum_for(struct htab *t, const struct labels *l, struct arena *a)
+{
+	uint64_t hash = labels_hash(l);
+	struct sum *s;
+
+	for (struct hnode *n = htab_first(t, hash); n != NULL; n = htab_next(n)) {
+		s = container_of(n, struct sum, h);
+		if (labels_eq(s->labels, l))
+			return s;
+	}
+	s = arena_alloc(a, sizeof(*s));
+	s->labels = l;
+	htab_insert(t, &s->h, hash);
+	return s;
+}
+
+static void collect(struct metrics_worker *m, struct htab *t, struct arena *a)
+{
+	struct metric_series *s = atomic_load_explicit(&m->first, memory_order_acquire);
+
+	for (; s != NULL; s = atomic_load_explicit(&s->next, memory_order_relaxed)) {
+		struct sum *sum = sum_for(t, &s->labels, a);
+
+		/* closed before opened: a connection that ends now must not be seen as closed and
+		 * not yet opened (each counter is read by itself) */
+		for (int f = 0; f < FLAG_N; f++) {
+			sum->closed[f] += get(&s->closed[f]);
+			sum->failed[f] += get(&s->failed[f]);
+		}
+		sum->opened += get(&s->opened);
+		sum->recv += get(&s->recv);
+		sum->sent += get(&s->sent);
+	}
+}
+
+static void put_label(struct strbuf *b, const char *name, struct str v)
+{
+	strbuf_printf(b, "%s=\"", name);
+	if (v.n == 0)
+		v = STR("unknown");
+	for (size_t i = 0; i < v.n; i++) {
+		char c = v.p[i];
+
+		if (c == '\\' || c == '"')
+			strbuf_putc(b, '\\');
+		if (c == '\n')
+			strbuf_puts(b, "\\n");
+		else
+			strbuf_putc(b, c);
+	}
+	strbuf_putc(b, '"');
+}
+
+static void put_side(struct strbuf *b, const char *side, const struct str v[SIDE_LABELS])
+{
+	static const struct {
+		const char *name;
+		enum side_label from;
+	} t[] = {
+		{"workload", SIDE_WORKLOAD},
+		{"canonical_service", SIDE_CANONICAL},
+		{"canonical_revision", SIDE_REVISION},
+		{"workload_namespace", SIDE_NS},
+		{"principal", SIDE_PRINCIPAL},
+		{"app", SIDE_CANONICAL},
+		{"version", SIDE_REVISION},
+		{"cluster", SIDE_CLUSTER},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(t); i++) {
+		char name[48];
+
+		(void)snprintf(name, sizeof(name), ",%s_%s", side, t[i].name);
+		put_label(b, name, v[t[i].from]);
+	}
+}
+
+static void put_sample(struct strbuf *b, const char *name, const struct labels *l,
+		       enum conn_flag flag, uint64_t v)
+{
+	strbuf_printf(b, "istio_tcp_%s_total{", name);
+	put_label(b, "reporter", str_of(reporter_text[l->reporter]));
+	put_side(b, "source", l->src);
+	put_label(b, ",destination_service", l->svc[SVC_HOST]);
+	put_label(b, ",destination_service_namespace", l->svc[SVC_NS]);
+	put_label(b, ",destination_service_name", l->svc[SVC_NAME]);
+	put_side(b, "destination", l->dst);
+	put_label(b, ",request_protocol", STR("tcp"));
+	put_label(b, ",response_flags", str_of(flag_text[flag]));
+	put_label(b, ",connection_security_policy",
+		  l->via == VIA_HBONE ? STR("mutual_tls") : STR("unknown"));
+	if (l->any_workload) {
+		put_label(b, ",source_region", l->src[SIDE_REGION]);
+		put_label(b, ",source_zone", l->src[SIDE_ZONE]);
+		put_label(b, ",destination_region", l->dst[SIDE_REGION]);
+		put_label(b, ",destination_zone", l->dst[SIDE_ZONE]);
+	}
+	strbuf_printf(b, "} %llu\n", (unsigned long long)v);
+}
+
+enum traffic { T_OPENED, T_CLOSED, T_RECV, T_SENT, T_FAILED, T_N };
+static const struct {
+	const char *name, *help;
+} traffic[T_N] = {
+	[T_OPENED] = {"connections_opened", "TCP connections opened"},
+	[T_CLOSED] = {"connections_closed", "TCP connections closed"},
+	[T_RECV] = {"received_bytes", "Bytes received from the client side during a connection"},
+	[T_SENT] = {"sent_bytes", "Bytes sent to the client side during a connection"},
+	[T_FAILED] = {"connections_failed", "TCP connections that ended with an error (unstable)"},
+};
+
+static void put_traffic(struct strbuf *b, const struct sum *s, enum traffic t)
+{
+	const char *name = traffic[t].name;
+	const uint64_t *per_flag = t == T_CLOSED ? s->closed : s->failed;
+
+	if (t == T_OPENED || t == T_RECV || t == T_SENT) {
+		put_sample(b, name, s->labels, FLAG_NONE,
+			   t == T_OPENED ? s->opened
+			   : t == T_RECV ? s->recv
+					 : s->sent);
+		return;
+	}
+	for (int f = 0; f < FLAG_N; f++)
+		if (per_flag[f] != 0)
+			put_sample(b, name, s->labels, (enum conn_flag)f, per_flag[f]);
+}
+
+static void put_head(struct strbuf *b, const char *name, const char *type, const char *help)
+{
+	strbuf_printf(b, "# HELP %s %s.\n# TYPE %s %s\n", name, help, name, type);
+}
+
+/* A family without samples is left out. */
+static void put_traffic_family(struct strbuf *b, struct htab *sums, enum traffic t)
+{
+	_cleanup_strbuf_ struct strbuf samples = {0};
+	char name[64];
+
+	htab_for_each (n, sums)
+		put_traffic(&samples, container_of(n, struct sum, h), t);
+	if (samples.n == 0)
+		return;
+	(void)snprintf(name, sizeof(name), "istio_tcp_%s", traffic[t].name);
+	put_head(b, name, "counter", traffic[t].help);
+	strbuf_add(b, samples.p, samples.n);
+}
+
+static void put_sockets(struct strbuf *b, struct metrics_worker *const *workers, size_t n)
+{
+	put_head(b, "istio_tcp_sockets_open", "gauge",
+		 "Accepted TCP sockets that are open (unstable)");
+	for (int r = 0; r < REPORTER_N; r++) {
+		long long v = 0;
+
+		for (size_t i = 0; i < n; i++)
+			v += atomic_load_explicit(&workers[i]->sockets[r], memory_order_relaxed);
+		strbuf_printf(b, "istio_tcp_sockets_open{reporter=\"%s\"} %lld\n", reporter_text[r],
+			      v);
+	}
+}
+
+static const struct {
+	const char *name, *type, *help;
+} plain_text[M_ID_N] = {
+	[M_ZDS_ACTIVE] = {"workload_manager_active_proxy_count", "gauge",
+			  "Pods that are served (unstable)"},
+	[M_ZDS_PENDING] = {"workload_manager_pending_proxy_count", "gauge",
+			   "Pods that could not be started yet (unstable)"},
+	[M_ZDS_STARTED] = {"workload_manager_proxies_started", "counter",
+			   "Pods started (unstable)"},
+	[M_ZDS_STOPPED] = {"workload_manager_proxies_stopped", "counter",
+			   "Pods stopped (unstable)"},
+	[M_ACCESS_LOG_DROPPED] = {"ambient_access_log_dropped", "counter",
+				  "Log records dropped because a queue was full (unstable)"},
+	[M_H2_ENHANCE_YOUR_CALM] = {"ambient_h2_enhance_your_calm", "counter",
+				    "HTTP/2 connections closed for abuse (unstable)"},
+	[M_TLS_HANDSHAKE_FAILURES] = {"ambient_tls_handshake_failures", "counter",
+				      "TLS handshakes that failed (unstable)"},
+	[M_ACCEPT_ERRORS] = {"ambient_accept_errors", "counter",
+			     "Failed accepts of connections (unstable)"},
+	[M_STATE_RELOADS] = {"ambient_state_reloads", "counter",
+			     "Times the local state was taken over (unstable)"},
+	[M_STATE_RELOAD_ERRORS] = {"ambient_state_reload_errors", "counter",
+				   "Times a local state file was refused (unstable)"},
+};
+
+static void put_plain(struct strbuf *b)
+{
+	for (int i = 0; i < M_ID_N; i++) {
+		bool counter = strcmp(plain_text[i].type, "counter") == 0;
+
+		put_head(b, plain_text[i].name, plain_text[i].type, plain_text[i].help);
+		strbuf_printf(b, "%s%s %lld\n", plain_text[i].name, counter ? "_total" : "",
+			      (long long)metric_get((enum metric_id)i));
+	}
+}
+
+static void put_process(struct strbuf *b)
+{
+	struct rlimit rl;
+	DIR *d = opendir("/proc/self/fd");
+	long n = -3; /* ".", ".." and the directory itself */
+
+	if (d != NULL) {
+		while (readdir(d) != NULL)
+			n++;
+		closedir(d);
+		put_head(b, "process_open_fds", "gauge", "Open file descriptors");
+		strbuf_printf(b, "process_open_fds %ld\n", n);
+	}
+	if (getrlimit(RLIMIT_NOFILE, &rl) == 0) {
+		put_head(b, "process_max_fds", "gauge", "Limit of open file descriptors");
+		strbuf_printf(b, "process_max_fds %llu\n", (unsigned long long)rl.rlim_cur);
+	}
+	put_head(b, "istio_build", "gauge", "Component build information");
+	strbuf_puts(b, "istio_build{component=\"ztunnel\",tag=\"" VERSION "\"} 1\n");
+}
+
+void metrics_write(struct metrics_worker *const *workers, size_t n, struct strbuf *out)
+{
+	struct arena *a = arena_new();
+	struct htab sums;
+
+	htab_init(&sums);
+	for (size_t i = 0; i < n; i++) {
+		pthread_mutex_lock(&workers[i]->gate);
+		collect(workers[i], &sums, a);
+	}
+	for (int t = 0; t < T_N; t++)
+		put_traffic_family(out, &sums, (enum traffic)t);
+	for (size_t i = 0; i < n; i++)
+		pthread_mutex_unlock(&workers[i]->gate);
+	put_sockets(out, workers, n);
+	put_plain(out);
+	put_process(out);
+	strbuf_puts(out, "# EOF\n");
+	htab_fini(&sums);
+	(void)arena_free(a);
+}
