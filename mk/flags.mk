@@ -12,7 +12,7 @@ ifeq ($(WERROR),1)
 WARN += -Werror
 endif
 
-HARDEN := -fstack-protector-strong -fstack-clash-protection -ftrivial-auto-var-init=zero \
+HARDEN := -fstack-protector-strong -fstack-clash-protection $(call cc-opt,-ftrivial-auto-var-init=zero) \
 	-fno-strict-aliasing -fno-delete-null-pointer-checks -fno-common \
 	$(call cc-opt,-fcf-protection=full) $(call cc-opt,-fstrict-flex-arrays=3) \
 	$(call cc-opt,-mbranch-protection=standard)
