@@ -7,6 +7,10 @@ WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointe
 	-Wimplicit-fallthrough
 WARN_PROBED := $(call cc-opt,-Wduplicated-cond) $(call cc-opt,-Wduplicated-branches) \
 	$(call cc-opt,-Wlogical-op) $(call cc-opt,-Wbidi-chars=any)
+# clang also reports casts that come from macros of system headers (libmnl, OpenSSL); gcc watches our own.
+ifneq ($(findstring clang,$(shell $(CC) --version 2>/dev/null)),)
+WARN += -Wno-cast-qual
+endif
 WERROR ?= 1
 ifeq ($(WERROR),1)
 WARN += -Werror
