@@ -48,7 +48,7 @@ const char *doc_path(const struct doc *d, char *buf, size_t cap)
 			w = snprintf(buf + o, cap - o, "[%u]", c->index);
 		else
 			w = snprintf(buf + o, cap - o, "%s%s", o != 0 ? "." : "",
-				     str_shown(c->key));
+				     c->key.n != 0 ? str_shown(c->key) : "\"\"");
 		o += w > 0 ? (size_t)w : 0;
 	}
 	return buf;
