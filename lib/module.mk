@@ -4,3 +4,6 @@ UNIT_TESTS += ip spiffe json doc yaml zds http1
 PKGS_test_yaml := yaml-0.1
 PKGS_test_zds := libprotobuf-c
 PKGS_test_http1 := libmicrohttpd
+FUZZERS += json yaml zds ip spiffe
+PKGS_fuzz_yaml := yaml-0.1
+PKGS_fuzz_zds := libprotobuf-c
