@@ -199,25 +199,30 @@ static const char *rule_needs(const struct nft_rule *r)
 	return NULL;
 }
 
+void nft_put_ops(struct nft_batch *b, const struct nft_table_def *t, const char *chain,
+		 const struct nft_ops *ops, const char *needs, size_t n)
+{
+	struct nlmsghdr *nlh = nft_batch_msg(b, NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, needs,
+					     "add rule inet %s %s rule %zu", t->name, chain, n);
+	struct nftnl_rule *x = need(nftnl_rule_alloc());
+
+	bug_on(nftnl_rule_set_str(x, NFTNL_RULE_TABLE, t->name) < 0 ||
+	       nftnl_rule_set_str(x, NFTNL_RULE_CHAIN, chain) < 0);
+	for (size_t i = 0; i < ops->n; i++)
+		nftnl_rule_add_expr(x, encode_op(&ops->op[i]));
+	nftnl_rule_nlmsg_build_payload(nlh, x);
+	nftnl_rule_free(x);
+	nft_batch_push(b, nlh);
+}
+
 void nft_put_rule(struct nft_batch *b, const struct nft_ruleset *rs, const struct nft_rule *r,
 		  size_t n)
 {
 	const struct nft_table_def *t = &rs->tables[r->table];
-	const char *chain = t->chains[r->chain].name;
-	struct nlmsghdr *nlh =
-		nft_batch_msg(b, NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, rule_needs(r),
-			      "add rule inet %s %s rule %zu", t->name, chain, n);
-	struct nftnl_rule *x = need(nftnl_rule_alloc());
 	struct nft_ops ops;
 
-	bug_on(nftnl_rule_set_str(x, NFTNL_RULE_TABLE, t->name) < 0 ||
-	       nftnl_rule_set_str(x, NFTNL_RULE_CHAIN, chain) < 0);
 	nft_rule_ops(r, &ops);
-	for (size_t i = 0; i < ops.n; i++)
-		nftnl_rule_add_expr(x, encode_op(&ops.op[i]));
-	nftnl_rule_nlmsg_build_payload(nlh, x);
-	nftnl_rule_free(x);
-	nft_batch_push(b, nlh);
+	nft_put_ops(b, t, t->chains[r->chain].name, &ops, rule_needs(r), n);
 }
 
 void nft_put_rules(struct nft_batch *b, const struct nft_ruleset *rs, size_t t)

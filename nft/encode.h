@@ -17,6 +17,9 @@ void nft_put_flush(struct nft_batch *b, const struct nft_table_def *t);
 void nft_put_chain(struct nft_batch *b, const struct nft_table_def *t,
 		   const struct nft_chain_def *c);
 void nft_put_chain_del(struct nft_batch *b, const struct nft_table_def *t, const char *name);
+/* A rule by its steps; @needs as in struct nft_step. */
+void nft_put_ops(struct nft_batch *b, const struct nft_table_def *t, const char *chain,
+		 const struct nft_ops *ops, const char *needs, size_t n);
 /* @n: the rule's number in its chain, from 1 (for messages). */
 void nft_put_rule(struct nft_batch *b, const struct nft_ruleset *rs, const struct nft_rule *r,
 		  size_t n);

@@ -7,3 +7,12 @@ NFT_PKGS := libnftnl libmnl libnl-route-3.0 libnl-3.0
 PROGS += nftctl
 SRCS_nftctl := tests/system/nftctl.c $(NFT_SRCS)
 PKGS_nftctl := $(NFT_PKGS)
+
+UNIT_TESTS += nft_rules nft_readback
+OBJS_test_nft_rules := $(NFT_SRCS)
+PKGS_test_nft_rules := $(NFT_PKGS)
+OBJS_test_nft_readback := $(NFT_SRCS)
+PKGS_test_nft_readback := $(NFT_PKGS)
+FUZZERS += nft_readback
+OBJS_fuzz_nft_readback := $(NFT_SRCS)
+PKGS_fuzz_nft_readback := $(NFT_PKGS)
