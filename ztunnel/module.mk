@@ -2,3 +2,17 @@ ZT_MESH := ztunnel/mesh/model.c ztunnel/mesh/mesh.c ztunnel/mesh/decide.c ztunne
 	ztunnel/mesh/rbac.c ztunnel/mesh/local_state.c ztunnel/mesh/local_policy.c
 ZT_OBSERVE := ztunnel/observe/conn_info.c ztunnel/observe/metrics.c ztunnel/observe/metrics_text.c \
 	ztunnel/observe/ring.c ztunnel/observe/log_line.c ztunnel/observe/access_log.c
+ZT_DATA := $(wildcard ztunnel/data/*.c)
+ZT_CONTROL := ztunnel/control/ca_dev.c ztunnel/control/certs.c ztunnel/control/pods.c \
+	ztunnel/control/zds_client.c ztunnel/control/state_file.c ztunnel/control/dump.c \
+	ztunnel/control/admin.c
+
+PROGS += ztunnel
+SRCS_ztunnel := ztunnel/main.c ztunnel/config.c ztunnel/isolate.c $(ZT_MESH) $(ZT_OBSERVE) \
+	$(ZT_CONTROL) $(ZT_DATA)
+PKGS_ztunnel := openssl libnghttp2 yaml-0.1 libprotobuf-c libmicrohttpd libcap-ng libseccomp
+# jemalloc in release only: sanitizers bring their own allocator (style 4.6)
+ifeq ($(VARIANT),release)
+PKGS_ztunnel += jemalloc
+$(B)/ztunnel/main.o: CFLAGS_ALL += -DAMBIENT_JEMALLOC=1
+endif

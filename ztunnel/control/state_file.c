@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * state_file.c: see state_file.h.
+ *
+ * Theory of operation. inotify watches two directories: the one that holds the name, and the one
+ * that holds the file after all symlinks (both may be the same). Any event there starts a short
+ * timer; when it fires, the file's identity (device, inode, size, time) is compared with what was
+ * read last, and only a difference leads to a read. The directories are looked up again each time,
+ * since a swapped symlink moves them. A slow periodic look covers what inotify does not see.
+ */
+#include "ztunnel/control/state_file.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "lib/base/bug.h"
+#include "lib/base/err.h"
+#include "lib/base/limits.h"
+#include "lib/base/log.h"
+#include "lib/base/mem.h"
+#include "lib/event/loop.h"
+#include "lib/os/fd.h"
+#include "ztunnel/mesh/local_state.h"
+#include "ztunnel/observe/metrics.h"
+
+#define SETTLE_MS 30
+#define LOOK_MS	  10000
+#define DIR_EVENTS                                                                                 \
+	(IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_CREATE | IN_DELETE | IN_ATTRIB |        \
+	 IN_DELETE_SELF | IN_MOVE_SELF)
+
+struct state_file {
+	struct loop *loop;
+	char *path, *node, *error;
+	void (*fn)(void *, struct mesh *);
+	void *ctx;
+	int inotify, wd[2];
+	struct watch watch;
+	struct timer settle, look;
+	struct stat last;
+	bool loaded;
+	uint64_t generation;
+};
+
+static bool same_file(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
+	       a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
+	       a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+}
+
+/* @path is changed. */
+static void cut_to_dir(char *path)
+{
+	char *slash = strrchr(path, '/');
+
+	if (slash == NULL)
+		memcpy(path, ".", 2);
+	else if (slash == path)
+		path[1] = '\0';
+	else
+		*slash = '\0';
+}
+
+static void watch_dir(struct state_file *s, int i, const char *file)
+{
+	char dir[PATH_MAX];
+	int wd;
+
+	if (strlen(file) >= sizeof(dir))
+		return;
+	memcpy(dir, file, strlen(file) + 1);
+	cut_to_dir(dir);
+	wd = inotify_add_watch(s->inotify, dir, DIR_EVENTS);
+	if (wd == s->wd[i])
+		return; /* still the same directory (or still none) */
+	if (s->wd[i] >= 0 && s->wd[i] != s->wd[1 - i])
+		(void)inotify_rm_watch(s->inotify, s->wd[i]);
+	s->wd[i] = wd;
+}
+
+static void arm(struct state_file *s)
+{
+	char real[PATH_MAX];
+
+	watch_dir(s, 0, s->path);
+	watch_dir(s, 1, realpath(s->path, real) != NULL ? real : s->path);
+}
+
+static void refuse(struct state_file *s, const char *why)
+{
+	if (s->error == NULL || strcmp(s->error, why) != 0)
+		log_error("state", "%s: %s%s", s->path, why,
+			  s->loaded ? "; the last good state stays in use" : "");
+	free(s->error);
+	s->error = xstrdup(why);
+	metric_add(M_STATE_RELOAD_ERRORS, 1);
+}
+
+static void load(struct state_file *s)
+{
+	_cleanup_free_ char *text = NULL;
+	struct err err = {0};
+	struct mesh *m;
+	size_t n;
+
+	if (file_read(s->path, LIMIT_STATE_FILE_BYTES, &text, &n, &err) != 0) {
+		refuse(s, err.msg);
+		return;
+	}
+	m = local_state_parse((struct str){text, n}, str_of(s->node), s->generation + 1, &err);
+	if (m == NULL) {
+		refuse(s, err.msg);
+		return;
+	}
+	s->generation++;
+	s->loaded = true;
+	free(take_ptr(s->error));
+	metric_add(M_STATE_RELOADS, 1);
+	log_info("state", "state taken over from %s workloads=%zu generation=%llu", s->path,
+		 mesh_count_workloads(m), (unsigned long long)s->generation);
+	s->fn(s->ctx, m);
+	mesh_unref(m);
+}
+
+static void check(struct state_file *s)
+{
+	struct stat now = {0};
+
+	arm(s);
+	if (stat(s->path, &now) != 0) {
+		if (s->error == NULL || s->last.st_ino != 0)
+			refuse(s, strerror(errno));
+		s->last = (struct stat){0};
+		return;
+	}
+	if (same_file(&now, &s->last))
+		return;
+	s->last = now;
+	load(s);
+}
+
+static void on_settle(struct timer *t)
+{
+	check(container_of(t, struct state_file, settle));
+}
+
+static void on_look(struct timer *t)
+{
+	struct state_file *s = container_of(t, struct state_file, look);
+
+	check(s);
+	loop_timer_set(s->loop, &s->look, LOOK_MS, on_look);
+}
+
+static void on_inotify(struct watch *w, uint32_t events)
+{
+	struct state_file *s = container_of(w, struct state_file, watch);
+	char buf[4096];
+
+	(void)events;
+	while (read(s->inotify, buf, sizeof(buf)) > 0)
+		; /* what happened does not matter, that something did does */
+	if (!timer_armed(&s->settle))
+		loop_timer_set(s->loop, &s->settle, SETTLE_MS, on_settle);
+}
+
+struct state_file *state_file_new(struct loop *l, const char *path, struct str node,
+				  void (*fn)(void *ctx, struct mesh *m), void *ctx)
+{
+	struct state_file *s = xcalloc(1, sizeof(*s));
+
+	s->loop = l;
+	s->path = xstrdup(path);
+	s->node = xstrndup(node.p != NULL ? node.p : "", node.n);
+	s->fn = fn;
+	s->ctx = ctx;
+	s->wd[0] = s->wd[1] = -1;
+	s->inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+	if (s->inotify < 0 || loop_watch(l, &s->watch, s->inotify, EPOLLIN, on_inotify) != 0)
+		log_warn("state", "no inotify: changes of %s are noticed within %d s", path,
+			 LOOK_MS / 1000);
+	on_look(&s->look);
+	return s;
+}
+
+struct state_file *state_file_free(struct state_file *s)
+{
+	if (s == NULL)
+		return NULL;
+	loop_unwatch(s->loop, &s->watch);
+	loop_timer_cancel(&s->settle);
+	loop_timer_cancel(&s->look);
+	(void)xclose(s->inotify);
+	free(s->path);
+	free(s->node);
+	free(s->error);
+	free(s);
+	return NULL;
+}
+
+bool state_file_loaded(const struct state_file *s)
+{
+	return s->loaded;
+}
+
+const char *state_file_error(const struct state_file *s)
+{
+	return s->error != NULL ? s->error : "";
+}

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * main.c: starts ztunnel and puts its parts together; the control thread runs here.
+ *
+ * Order: configuration, isolation, surfaces bound, workers, then the mesh state, and only with a
+ * state the agent's socket (ztunnel-spec 1.3): no pod is served before the mesh is known.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "lib/base/err.h"
+#include "lib/base/log.h"
+#include "lib/base/mem.h"
+#include "lib/event/loop.h"
+#include "lib/os/fd.h"
+#include "ztunnel/config.h"
+#include "ztunnel/control/admin.h"
+#include "ztunnel/control/ca.h"
+#include "ztunnel/control/certs.h"
+#include "ztunnel/control/pods.h"
+#include "ztunnel/control/state_file.h"
+#include "ztunnel/control/zds_client.h"
+#include "ztunnel/data/worker.h"
+#include "ztunnel/isolate.h"
+#include "ztunnel/mesh/local_state.h"
+#include "ztunnel/observe/access_log.h"
+
+#if defined(AMBIENT_JEMALLOC)
+/* style 4.6: freed memory goes back at once, few arenas; read by jemalloc before main() */
+extern const char *malloc_conf;
+const char *malloc_conf = "background_thread:true,dirty_decay_ms:100,muzzy_decay_ms:0,narenas:4";
+#endif
+
+struct ztunnel {
+	struct config config;
+	struct loop *loop;
+	struct access_log *log;
+	struct workers *workers;
+	struct ca *ca;
+	struct certs *certs;
+	struct pods *pods;
+	struct mesh *mesh;
+	bool have_state, draining;
+	struct state_file *state;
+	struct zds_client *zds;
+	struct admin *admin;
+	struct watch signals;
+	int sigfd;
+};
+
+static void on_drained(void *ctx)
+{
+	struct ztunnel *z = ctx;
+
+	log_info("ztunnel", "drained");
+	loop_stop(z->loop);
+}
+
+/* ztunnel-spec 14. The agent's connection goes first: it sees that we serve no new pods, and its
+ * duplicates keep the listeners for whoever comes next. */
+static void drain(struct ztunnel *z, const char *why)
+{
+	if (z->draining)
+		return;
+	z->draining = true;
+	log_info("ztunnel", "shutting down reason=%s limit=%llums", why,
+		 (unsigned long long)z->config.drain_ms);
+	z->zds = zds_client_free(z->zds);
+	workers_drain(z->workers, z->config.drain_ms, on_drained, z);
+}
+
+static void on_signal(struct watch *w, uint32_t events)
+{
+	struct ztunnel *z = container_of(w, struct ztunnel, signals);
+	struct signalfd_siginfo si;
+
+	(void)events;
+	while (read(z->sigfd, &si, sizeof(si)) == sizeof(si)) {
+		if (si.ssi_signo == SIGINT && z->draining) {
+			log_info("ztunnel", "second interrupt: leaving at once");
+			_exit(0);
+		}
+		drain(z, si.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
+	}
+}
+
+static int watch_signals(struct ztunnel *z, struct err *err)
+{
+	sigset_t set;
+	int r;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	if (sigprocmask(SIG_BLOCK, &set, NULL) != 0 || signal(SIGPIPE, SIG_IGN) == SIG_ERR)
+		return err_errno(err, errno, "signals");
+	z->sigfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (z->sigfd < 0)
+		return err_errno(err, errno, "signalfd");
+	r = loop_watch(z->loop, &z->signals, z->sigfd, EPOLLIN, on_signal);
+	return r != 0 ? err_errno(err, -r, "watch signals") : 0;
+}
+
+static void on_mesh(void *ctx, struct mesh *m)
+{
+	struct ztunnel *z = ctx;
+
+	mesh_unref(z->mesh);
+	z->mesh = mesh_ref(m);
+	workers_publish(z->workers, m);
+	pods_mesh(z->pods, m);
+	z->have_state = true;
+	if (z->zds == NULL && !z->draining)
+		z->zds = zds_client_new(z->loop, z->config.zds_path, z->config.zds_version, z->pods,
+					z->workers);
+}
+
+static struct mesh *ops_mesh(void *ctx)
+{
+	return ((struct ztunnel *)ctx)->mesh;
+}
+
+static const char *ops_state_error(void *ctx)
+{
+	const struct ztunnel *z = ctx;
+
+	return z->state != NULL ? state_file_error(z->state) : "";
+}
+
+static void ops_pending(void *ctx, struct strbuf *out)
+{
+	const struct ztunnel *z = ctx;
+	const char *why;
+
+	if (!z->have_state)
+		strbuf_puts(out, "state manager, proxy, workload proxy manager");
+	else if (z->zds == NULL)
+		return; /* draining: the answer stays what it was (ztunnel-spec 14) */
+	else if (!zds_client_ready(z->zds, &why))
+		strbuf_printf(out, "workload proxy manager (%s)", why);
+}
+
+static void ops_quit(void *ctx)
+{
+	drain(ctx, "quitquitquit");
+}
+
+static int open_inline_state(struct ztunnel *z, struct err *err)
+{
+	struct mesh *m =
+		local_state_parse(str_of(z->config.state_inline), str_of(z->config.node), 1, err);
+
+	if (m == NULL)
+		return err_wrap(err, "LOCAL_XDS");
+	on_mesh(z, m);
+	mesh_unref(m);
+	return 0;
+}
+
+static int start(struct ztunnel *z, struct err *err)
+{
+	struct config *c = &z->config;
+	struct admin_ops ops = {c, NULL, NULL, ops_mesh, ops_state_error, ops_pending, ops_quit, z};
+
+	z->ca = ca_dev_new(z->loop, c->ca_dir, c->secret_ttl_s, err);
+	if (z->ca == NULL)
+		return -EIO;
+	z->certs = certs_new(z->loop, z->ca);
+	z->mesh = mesh_empty();
+	z->log = access_log_new(z->loop, c->workers.nworkers);
+	z->workers = workers_start(&c->workers, z->loop, z->log, z->mesh, err);
+	if (z->workers == NULL)
+		return -EIO;
+	z->pods = pods_new(z->workers, z->certs, &c->listeners);
+	ops.workers = z->workers;
+	ops.certs = z->certs;
+	z->admin = admin_new(z->loop, &ops, err);
+	if (z->admin == NULL)
+		return -EIO;
+	log_warn("ca", "using the %s: NOT for production", ca_name(z->ca));
+	if (c->state_inline != NULL)
+		return open_inline_state(z, err);
+	z->state = state_file_new(z->loop, c->state_path, str_of(c->node), on_mesh, z);
+	return 0;
+}
+
+static void stop(struct ztunnel *z)
+{
+	z->zds = zds_client_free(z->zds);
+	z->state = state_file_free(z->state);
+	z->admin = admin_free(z->admin);
+	z->pods = pods_free(z->pods);
+	z->workers = workers_free(z->workers);
+	z->log = access_log_free(z->log);
+	z->certs = certs_free(z->certs);
+	z->ca = ca_free(z->ca);
+	mesh_unref(z->mesh);
+	loop_unwatch(z->loop, &z->signals);
+	(void)xclose(z->sigfd);
+	z->loop = loop_free(z->loop);
+	config_free(&z->config);
+}
+
+static void warn_config(const char *text)
+{
+	log_warn("config", "%s", text);
+}
+
+static const char *env_of(const char *name)
+{
+	return getenv(name);
+}
+
+static int prepare(struct ztunnel *z, struct err *err)
+{
+	int r = config_load(&z->config, env_of, sysconf(_SC_NPROCESSORS_ONLN), warn_config, err);
+
+	if (r != 0)
+		return r;
+	if (log_set_filter(z->config.log_filter) != 0)
+		return err_set(err, EINVAL,
+			       "invalid env var RUST_LOG=%s (expected a level, or scope=level, "
+			       "comma-separated; levels: off error warn info debug trace)",
+			       str_shown(str_of(z->config.log_filter)));
+	isolate_raise_nofile();
+	r = isolate_process(err);
+	if (r != 0)
+		return r;
+	r = isolate_self_test(err);
+	return r != 0 ? r : watch_signals(z, err);
+}
+
+static int run_proxy(void)
+{
+	struct ztunnel z = {.sigfd = -1};
+	struct err err = {0};
+	int r;
+
+	log_init();
+	z.loop = loop_new();
+	r = prepare(&z, &err);
+	if (r == 0) {
+		log_info("ztunnel", "starting version=%s workers=%u node=%s zds=%s", VERSION,
+			 z.config.workers.nworkers, z.config.node, z.config.zds_path);
+		r = start(&z, &err);
+	}
+	if (r == 0)
+		loop_run(z.loop);
+	else
+		log_error("ztunnel", "cannot start: %s", err.msg);
+	stop(&z);
+	return r == 0 ? 0 : 1;
+}
+
+static void usage(FILE *to)
+{
+	(void)fputs("usage: ztunnel [proxy]   run the proxy (the default)\n"
+		    "       ztunnel version   print the version\n"
+		    "       ztunnel help      print this\n"
+		    "Configuration comes from environment variables: see ztunnel(8).\n",
+		    to);
+}
+
+static void print_version(void)
+{
+	const char *istio = getenv("ISTIO_META_ISTIO_VERSION");
+
+	(void)printf(
+		"version.BuildInfo{Version:\"%s\", GitRevision:\"\", RustVersion:\"none (C)\", "
+		"BuildProfile:\"%s\", BuildStatus:\"\", IstioVersion:\"%s\", "
+		"CryptoProvider:\"tls-openssl\"}\n",
+		VERSION,
+#if defined(SANITIZED)
+		"sanitized",
+#else
+		"release",
+#endif
+		istio != NULL ? istio : "unknown");
+}
+
+int main(int argc, char **argv)
+{
+	const char *verb = argc > 1 ? argv[1] : "proxy";
+
+	if (strcmp(verb, "proxy") == 0)
+		return run_proxy();
+	if (strcmp(verb, "version") == 0 || strcmp(verb, "--version") == 0) {
+		print_version();
+		return 0;
+	}
+	if (strcmp(verb, "help") == 0 || strcmp(verb, "--help") == 0 || strcmp(verb, "-h") == 0) {
+		usage(stdout);
+		return 0;
+	}
+	(void)fprintf(stderr, "ztunnel: unknown command %s\n", str_shown(str_of(verb)));
+	usage(stderr);
+	return 1;
+}
