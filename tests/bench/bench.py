@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """bench.py: the figures of docs/performance.md, as ratios of two things in one run.
 
 usage: bench.py --bin DIR --load MESHLOAD [--secs 3] [--minute 60] [--only throughput,connections,...]

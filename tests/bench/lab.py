@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """lab.py: two nodes with a real agent and a real ztunnel each, pods on both, all in network namespaces.
 
 Pods are enrolled the way a runtime does it: manifests for the agent, then one POST /v1/cni per pod.

@@ -415,6 +415,7 @@ static void http1__server_freed_while_kept(void **state)
 	struct fixture *f = *state;
 	_cleanup_close_ int fd = client(f), idle = client(f), half = client(f);
 
+	assert_true(idle >= 0);
 	assert_true(
 		push(f, half, STR("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab")));
 	assert_true(push(f, fd, STR(GET("/keep"))));
