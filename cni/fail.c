@@ -8,14 +8,16 @@
 
 #include "lib/format/json.h"
 
-/* A text that was cut in the middle of a character would make the whole object invalid JSON. */
+/* Without the character that was cut in its middle, if any. Bytes that are no UTF-8 for another
+ * reason stay: the writer shows them as U+FFFD. */
 static struct str whole_chars(const char *s)
 {
-	struct str t = str_of(s);
+	struct str all = str_of(s);
 
-	for (int i = 0; i < 3 && t.n != 0 && !str_is_utf8(t); i++)
-		t.n--;
-	return str_is_utf8(t) ? t : STR("(unreadable text)");
+	for (size_t cut = 0; cut <= 3 && cut <= all.n; cut++)
+		if (str_is_utf8((struct str){all.p, all.n - cut}))
+			return (struct str){all.p, all.n - cut};
+	return all;
 }
 
 int cni_fail_set(struct cni_fail *f, int code, const char *fmt, ...)
