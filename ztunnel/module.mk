@@ -16,3 +16,7 @@ ifeq ($(VARIANT),release)
 PKGS_ztunnel += jemalloc
 $(B)/ztunnel/main.o: CFLAGS_ALL += -DAMBIENT_JEMALLOC=1
 endif
+
+UNIT_TESTS += mesh
+OBJS_test_mesh := $(ZT_MESH)
+PKGS_test_mesh := yaml-0.1

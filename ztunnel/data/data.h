@@ -1,0 +1,419 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * data.h: the objects of one data worker, shared by the files of this room only.
+ *
+ * Theory of operation
+ *
+ *   pod --- listeners --accept--> conn (15001, 15006) or hsess (15008)
+ *   conn  one proxied connection: an application's socket (leg) and either a second socket
+ *         (relay.c) or a stream of an hsess (tunnel.c)
+ *   hsess one HBONE connection: socket + TLS + HTTP/2; client ones are pooled (pool.c)
+ *   dial  a connect() on its way, made in a batch inside the pod's namespace (dial.c)
+ *
+ * Everything belongs to one worker thread. Sockets are edge-triggered and registered once
+ * (datapath.md 9.1); readiness is kept in flags: rd_ready until a short read or EAGAIN, unless
+ * rdhup says that a FIN is behind the data; wr_block from a refused write until EPOLLOUT. EPOLLOUT
+ * is asked for at the first refused write only.
+ *
+ * One loop turn: events mark objects; then turn.c dials for all pods that asked, and pumps every
+ * dirty hsess once: control frames, small streams, bulk streams, one send. Objects are unlinked
+ * from everything at once and freed at the end of the turn (loop_defer).
+ */
+#pragma once
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "lib/base/bug.h"
+#include "lib/base/hash.h"
+#include "lib/base/limits.h"
+#include "lib/base/list.h"
+#include "lib/event/loop.h"
+#include "lib/format/ip.h"
+#include "lib/os/netns.h"
+#include "lib/wire/h2.h"
+#include "lib/wire/tls.h"
+#include "lib/wire/tls_session.h"
+#include "ztunnel/data/turn.h"
+#include "ztunnel/data/worker.h"
+#include "ztunnel/mesh/decide.h"
+#include "ztunnel/mesh/mesh.h"
+#include "ztunnel/mesh/rbac.h"
+#include "ztunnel/observe/access_log.h"
+#include "ztunnel/observe/conn_info.h"
+#include "ztunnel/observe/metrics.h"
+
+#define RX_BYTES	(256u << 10) /* one TLS socket read; larger falls out of the cache */
+#define PLAIN_BYTES	(RX_BYTES + (32u << 10)) /* what one read can decrypt to */
+#define QUANTUM		(512u << 10)		 /* bytes of one bulk stream per turn */
+#define FRAME_BYTES	(256u << 10) /* our largest DATA frame: one read of the application */
+#define BATCH_BYTES	(256u << 10) /* stop adding streams once this much is staged */
+#define SMALL_BYTES	8192	     /* a stream whose last read was smaller goes first */
+#define STAGE_BYTES	(BATCH_BYTES + QUANTUM + (64u << 10))
+#define RX_READS	4	    /* TLS reads of one connection per turn */
+#define COPY_BYTES	(64u << 10) /* plaintext relay read, before splice */
+#define PIPE_BYTES	(1u << 20)
+#define PIPES_KEPT	8
+#define PIPES_MAX	128
+#define SEGS_MAX	2048
+#define ACCEPTS		32
+#define ACCEPT_PAUSE_MS 100
+
+struct worker;
+struct pod;
+struct conn;
+struct hsess;
+struct dial;
+struct pipe_pair;
+
+/* ---- one TCP socket ---- */
+struct leg {
+	struct watch w;	   /* w.fd: owned, -1 = none */
+	struct dial *dial; /* while it connects */
+	bool rd_ready, rdhup, wr_block, out_armed;
+	bool broken; /* a reset was reported: it follows the bytes that can still be read */
+};
+
+/* ---- bytes received and not taken by the application ---- */
+struct chunk {
+	struct chunk *next;
+	uint32_t off, n, cap;
+	uint8_t data[];
+};
+struct queue {
+	struct chunk *head, *tail;
+	size_t bytes; /* not delivered yet */
+};
+
+/* ---- one direction of a socket to socket relay ---- */
+struct dir {
+	struct leg *from, *to;
+	uint8_t *pend; /* refused by @to; owned */
+	uint32_t pend_off, pend_n;
+	struct pipe_pair *pipe;
+	uint8_t full_reads;
+	bool eof, fin_sent;
+};
+
+enum conn_kind { CONN_OUT, CONN_IN_HBONE, CONN_IN_PLAIN, CONN_KIND_N };
+enum conn_state {
+	CS_PARKED,  /* waits for its workload or certificate */
+	CS_DIALING, /* connect() on its way */
+	CS_WAITING, /* outbound: waits for a pooled connection, or for the answer to CONNECT */
+	CS_OPEN,    /* bytes flow */
+	CS_DEAD,    /* unlinked, freed at the end of the turn */
+};
+
+#define CONN_MAGIC 0xc0220001u
+struct conn {
+	uint32_t magic;
+	uint8_t kind, state;
+	bool tunnel; /* t is valid, else r */
+	bool opened; /* metrics_open() ran: log a full record */
+	uint8_t retries;
+	struct pod *pod;
+	struct list pod_node;  /* pod->conns */
+	struct list park_node; /* pod->parked */
+	struct conn_info info;
+	struct timer timer;
+	struct deferred defer;
+	struct leg app;		 /* OUT, IN_PLAIN: the accepted socket; IN_HBONE: dialled */
+	uint64_t half_closed_at; /* bytes moved when the half-close timer was armed */
+	union {
+		struct {
+			struct leg up;
+			struct ready again;
+			struct dir fwd, back; /* app -> up, up -> app */
+		} r;
+		struct {
+			struct hsess *s;	/* NULL while waiting for one */
+			struct pool_slot *slot; /* OUT, until answered */
+			int32_t id;
+			uint32_t code;		/* of `closed` */
+			struct list sess_node;	/* s->conns, or slot->waiters */
+			struct list sched_node; /* s->small / s->bulk */
+			struct list touch_node; /* worker->touched */
+			struct list back_node;	/* worker->backlogged */
+			struct queue q;
+			char *parked; /* authority, NUL, forwarded host: while parked; owned */
+			int32_t seg_head, seg_tail; /* worker->segs, -1 = none */
+			bool rx_eof, fin_sent, tx_eof, closed, small;
+			uint16_t client_port; /* IN_HBONE: from `forwarded` */
+		} t;
+	};
+};
+
+enum hsess_state { HS_PARKED, HS_CONNECTING, HS_HANDSHAKE, HS_OPEN, HS_DEAD };
+
+#define HSESS_MAGIC 0x45e55102u
+struct hsess {
+	uint32_t magic;
+	uint8_t state;
+	bool server, retired, dirty, ping_out, final_sent;
+	struct pod *pod;
+	struct list pod_node;	/* pod->sessions */
+	struct list dirty_node; /* worker->dirty */
+	struct list wait_node;	/* worker->handshakes (server), in order of age */
+	struct leg leg;
+	struct tls_session *tls;
+	struct h2 *h2;
+	struct ip_port peer, local;
+	struct timer timer;	 /* handshake, then ping */
+	struct timer idle_timer; /* pooled without streams */
+	struct deferred defer;
+	struct list conns; /* streams */
+	unsigned int nconns;
+	struct list small, bulk; /* streams with something to send */
+	uint8_t *out;		 /* ciphertext that the socket refused; owned */
+	size_t out_off, out_n;
+	/* client */
+	struct pool_slot *slot;
+	struct list slot_node;
+};
+
+/* All pooled connections to one (identities, address). */
+struct pool_slot {
+	struct hnode node; /* pod->pool */
+	struct ip_port addr;
+	char *key; /* identities, joined; owned */
+	struct list sessions;
+	struct list waiters; /* conns without a session, oldest first */
+	size_t nwaiters;
+	size_t users; /* conns that are not answered yet: they may come back */
+};
+
+/* The part of a pod that all workers share: descriptors close with the last holder. */
+struct pod_shared {
+	atomic_uint refs;
+	char *uid, *name, *ns, *sa;
+	int netns_fd;
+	struct netns_id netns;
+	int listeners[MESH_L_N];
+};
+
+struct listener {
+	struct watch w;
+	struct pod *pod;
+	enum mesh_listener kind;
+	struct timer pause;
+};
+
+#define POD_MAGIC 0x90d00003u
+struct pod {
+	uint32_t magic;
+	struct worker *w;
+	struct hnode node; /* worker->pods */
+	struct pod_shared *sh;
+	struct tls_identity *id;
+	struct workload *wl; /* reference; NULL while unknown */
+	struct strbuf baggage;
+	struct listener listeners[MESH_L_N];
+	struct list conns, sessions, parked;
+	struct list dials; /* queued for the next batch */
+	struct list dial_node;
+	struct htab pool;
+	struct deferred defer;
+	uint32_t next_port;
+};
+
+struct seg {
+	const uint8_t *p;
+	uint32_t n;
+	int32_t next;
+};
+
+struct worker {
+	struct workers *all;
+	unsigned int index;
+	pthread_t thread;
+	struct loop *loop;
+	const struct worker_config *cfg;
+	struct mesh *mesh;
+	struct metrics_worker *metrics;
+	struct access_log_worker *log;
+	struct htab pods;
+	struct ready turn;
+	struct list dirty;	/* hsess */
+	struct list dial_pods;	/* pods with queued dials */
+	struct list touched;	/* conns with segments, or an end, of this batch */
+	struct list backlogged; /* conns with a queue */
+	struct list handshakes; /* server hsess before authentication */
+	size_t nhandshakes;
+	bool stopping, draining, flushing,
+		holding; /* holding: connection credit, memory is short */
+	struct timer drain_timer;
+	struct msg *drain_msg;
+	uint8_t *rx, *plain;
+	struct h2_out stage;
+	struct tls_out ct;
+	struct seg segs[SEGS_MAX];
+	uint32_t nsegs;
+	size_t undelivered;
+	struct list pipes; /* idle */
+	size_t npipes, nidle_pipes;
+	struct {
+		_Atomic uint64_t connections, streams, pooled, tls_accepted, buffers, undelivered,
+			parked;
+	} st;
+};
+
+static inline void stat_add(_Atomic uint64_t *v, int64_t d)
+{
+	/* relaxed: only this worker writes, readers want a rough number */
+	atomic_store_explicit(v, atomic_load_explicit(v, memory_order_relaxed) + (uint64_t)d,
+			      memory_order_relaxed);
+}
+
+/* ---- leg.c: sockets ---- */
+void leg_init(struct leg *l);
+/* Registers for reading. 0 or -errno. */
+int leg_watch(struct worker *w, struct leg *l, void (*fn)(struct watch *, uint32_t)) _must_check_;
+/* Takes epoll's events into the flags. */
+void leg_events(struct leg *l, uint32_t events);
+/* Remembers that a write was refused. */
+void leg_blocked(struct worker *w, struct leg *l);
+void leg_close(struct worker *w, struct leg *l);
+void leg_reset(struct worker *w, struct leg *l);    /* SO_LINGER 0: the application sees RST */
+int leg_so_error(const struct leg *l);		    /* positive errno or 0; clears it */
+int sock_original_dst(int fd, struct ip_port *ret); /* 0 or -errno */
+int sock_local_addr(int fd, struct ip_port *ret);
+int sockaddr_to_ip_port(const void *sa, struct ip_port *ret);
+socklen_t ip_port_to_sockaddr(const struct ip_port *a, int family, void *storage);
+void sock_stream_options(int fd); /* NODELAY */
+
+/* ---- dial.c ---- */
+struct dial {
+	struct list node; /* pod->dials */
+	struct pod *pod;
+	struct leg *leg; /* the descriptor goes here */
+	struct ip_port dst;
+	struct ip_port src; /* ip.len 0: whatever the kernel takes; port 0: any */
+	int open_error;	    /* positive errno of socket, bind or connect */
+	struct timer timer;
+	void (*done)(struct dial *d, int error); /* positive errno, 0 = connected */
+	void *owner;
+};
+/* Queues a connect() for this turn's batch. @done runs once, later, unless dial_free() comes first;
+ * it must call dial_free(). NULL when memory is short. */
+struct dial *dial_start(struct pod *p, struct leg *leg, const struct ip_port *dst,
+			const struct ip_port *src, void (*done)(struct dial *, int), void *owner)
+	_must_check_;
+struct dial *dial_free(struct dial *d); /* NULL is fine; the descriptor stays with the leg */
+void dial_batch(struct worker *w);
+
+/* ---- queue.c ---- */
+int queue_add(struct worker *w, struct queue *q, const uint8_t *p, size_t n) _must_check_;
+void queue_drop(struct worker *w, struct queue *q, size_t n); /* the first n bytes */
+void queue_clear(struct worker *w, struct queue *q);
+/* Pipes for splice; NULL when the pool is exhausted. */
+struct pipe_pair {
+	struct list node;
+	int rd, wr;
+	size_t bytes, cap;
+};
+struct pipe_pair *pipe_get(struct worker *w);
+void pipe_put(struct worker *w, struct pipe_pair *p); /* closed when not empty */
+void pipes_free(struct worker *w);
+
+/* ---- conn.c ---- */
+struct conn *conn_new(struct pod *p, enum conn_kind kind);
+enum conn_end { END_CLOSE, END_RESET };
+/* Logs, closes the sockets, resets the stream, unlinks; frees at the end of the turn. @error: NULL
+ * = success. Safe to call twice. */
+void conn_end(struct conn *c, enum conn_end how, enum conn_flag flag, const char *error);
+/* Waits for workload or certificate, LIMIT_WORKLOAD_WAIT_MS in all. */
+void conn_park(struct conn *c);
+void conn_unpark(struct conn *c, enum conn_state next);
+/* Called with `opened` false: the early record. */
+void conn_early(struct conn *c, const char *error);
+void conn_opened(struct conn *c);
+void conn_half_closed(struct conn *c); /* arms the limit of a half-closed pair */
+/* Inbound: may this connection exist under the present policies? Fills @buf when not. */
+bool conn_allowed(struct conn *c, char *buf, size_t cap);
+void conn_recheck(struct conn *c); /* after a new snapshot */
+
+/* ---- relay.c ---- */
+void relay_start(struct conn *c); /* both sockets connected */
+void relay_stop(struct conn *c);  /* gives back what the directions hold */
+
+/* ---- tunnel.c ---- */
+void tunnel_init(struct conn *c);
+void tunnel_attach(struct conn *c, struct hsess *s, int32_t id);
+void tunnel_open(struct conn *c); /* application connected and stream established */
+void tunnel_data(struct conn *c, const uint8_t *p, size_t n);
+void tunnel_end(struct conn *c);
+void tunnel_closed(struct conn *c, uint32_t code);
+ssize_t tunnel_pull(struct conn *c, uint8_t *p, size_t cap, bool *eof);
+void tunnel_schedule(struct conn *c);
+void tunnel_detach(struct conn *c, uint32_t code); /* leaves the session; resets a live stream */
+void tunnels_flush(struct worker *w);		   /* writes the segments of this batch */
+
+/* ---- hsess.c, hsess_io.c ---- */
+struct hsess *hsess_new(struct pod *p, bool server);
+void hsess_start_server(struct hsess *s); /* descriptor in the leg, certificate there */
+void hsess_connected(struct hsess *s);	  /* client: TCP is up */
+void hsess_dirty(struct hsess *s);
+void hsess_pump(struct hsess *s);
+void hsess_on_event(struct watch *w, uint32_t events);
+/* Ends the connection and every stream on it with this reason. */
+void hsess_fail(struct hsess *s, enum conn_flag flag, const char *error);
+void hsess_goaway(struct hsess *s); /* graceful: no new streams, ends with the last one */
+void hsess_stream_gone(struct hsess *s);
+void hsess_keepalive(struct hsess *s);
+extern const struct h2_ops hsess_ops;
+
+/* ---- pool.c ---- */
+void pool_get(struct conn *c, const struct route *r); /* -> outbound_stream() or conn_end() */
+void pool_session_open(struct hsess *s);
+void pool_session_gone(struct hsess *s, enum conn_flag flag, const char *error);
+void pool_room(struct hsess *s);  /* a stream ended: serve a waiter, or go idle */
+void pool_retire(struct pod *p);  /* new certificate: no new streams on old connections */
+bool pool_retry(struct conn *c);  /* the peer refused the stream: once more, elsewhere */
+void pool_forget(struct conn *c); /* answered or ended: leaves slot and waiters */
+
+/* ---- outbound.c, inbound.c, plain.c ---- */
+void outbound_accepted(struct pod *p, int fd, const struct ip_port *peer);
+void outbound_go(struct conn *c); /* again after parking */
+void outbound_stream(struct conn *c, struct hsess *s);
+void outbound_head(struct conn *c, const struct h2_head *h);
+void outbound_failed(struct conn *c, enum conn_flag flag, const char *error);
+void inbound_accepted(struct pod *p, int fd, const struct ip_port *peer);
+void inbound_request(struct hsess *s, int32_t id, const struct h2_head *h);
+void inbound_go(struct conn *c);
+void inbound_unavailable(struct conn *c, const char *error); /* 503 */
+void plain_accepted(struct pod *p, int fd, const struct ip_port *peer);
+void plain_go(struct conn *c);
+
+/* ---- pod.c ---- */
+struct pod *pod_new(struct worker *w, struct pod_shared *sh, struct tls_identity *id);
+void pod_remove(struct pod *p);			/* cuts everything */
+void pod_cut(struct pod *p, const char *error); /* every connection and session */
+void pod_listen(struct pod *p, bool on);
+void pod_replace_shared(struct pod *p, struct pod_shared *sh);
+void pod_refresh(struct pod *p); /* looks its workload up again, retries what is parked */
+void pod_set_identity(struct pod *p, struct tls_identity *id);
+struct pod *pod_find(struct worker *w, const char *uid);
+void pod_shared_unref(struct pod_shared *sh);
+
+/* ---- worker.c, report.c ---- */
+struct workers {
+	struct worker_config cfg; /* strings owned */
+	struct loop *control;
+	struct htab pods; /* served_pod, control thread */
+	unsigned int n;
+	struct worker **w;
+	struct metrics_worker **metrics;
+};
+struct served_pod {
+	struct hnode node;
+	struct pod_shared *sh;
+};
+struct served_pod *served_find(struct workers *w, const char *uid);
+void worker_drained(struct worker *w, struct msg *m);
+
+static inline void conn_bytes(struct conn *c, uint64_t recv, uint64_t sent)
+{
+	c->info.bytes_recv += recv;
+	c->info.bytes_sent += sent;
+	metrics_bytes(&c->info, recv, sent);
+}

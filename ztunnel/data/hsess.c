@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * hsess.c: the life of one HBONE connection: handshake, keepalive, end. Bytes: hsess_io.c.
+ *
+ *   server: accept -> [PARKED: no certificate yet] -> HANDSHAKE -> OPEN -> DEAD
+ *   client: CONNECTING (TCP) -> HANDSHAKE -> OPEN -> DEAD
+ *
+ * One timer: until OPEN it limits the whole handshake, then it is the ping (10 s after the last
+ * pong, dead 20 s after the ping: ztunnel-spec 7.2).
+ */
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "lib/base/log.h"
+#include "ztunnel/data/data.h"
+
+#define NOTSENT_LOWAT (256 << 10) /* keeps the kernel's queue, and so our latency, short */
+
+static void on_timer(struct timer *t)
+{
+	struct hsess *s = container_of(t, struct hsess, timer);
+
+	OBJ_CHECK(s, HSESS_MAGIC);
+	if (s->state == HS_PARKED) {
+		hsess_fail(s, FLAG_IDENTITY, "identity error: no certificate yet for workload");
+	} else if (s->state != HS_OPEN) {
+		hsess_fail(s, FLAG_CONNECT, "tls error: handshake took too long");
+	} else if (s->ping_out) {
+		hsess_fail(s, FLAG_CONNECT, "h2 failed: HBONE ping timeout");
+	} else {
+		s->ping_out = true;
+		h2_ping(s->h2);
+		loop_timer_set(s->pod->w->loop, t, LIMIT_H2_PING_TIMEOUT_MS, on_timer);
+		hsess_dirty(s);
+	}
+}
+
+void hsess_keepalive(struct hsess *s)
+{
+	s->ping_out = false;
+	loop_timer_set(s->pod->w->loop, &s->timer, LIMIT_H2_PING_INTERVAL_MS, on_timer);
+}
+
+/* Slow handshakes: the oldest goes, whoever is quick gets in (security.md T3). */
+static void limit_handshakes(struct worker *w)
+{
+	struct list *oldest = w->handshakes.next;
+
+	if (w->nhandshakes <= LIMIT_TLS_HANDSHAKES_PENDING)
+		return;
+	hsess_fail(container_of(oldest, struct hsess, wait_node), FLAG_CONNECT,
+		   "tls error: too many connections without a finished handshake");
+}
+
+struct hsess *hsess_new(struct pod *p, bool server)
+{
+	struct hsess *s = calloc(1, sizeof(*s));
+
+	if (s == NULL)
+		return NULL;
+	s->magic = HSESS_MAGIC;
+	s->server = server;
+	s->state = server ? HS_PARKED : HS_CONNECTING;
+	s->pod = p;
+	leg_init(&s->leg);
+	list_init(&s->conns);
+	list_init(&s->small);
+	list_init(&s->bulk);
+	list_append(&p->sessions, &s->pod_node);
+	loop_timer_set(p->w->loop, &s->timer,
+		       server ? LIMIT_TLS_HANDSHAKE_MS : LIMIT_CONNECT_MS + LIMIT_TLS_HANDSHAKE_MS,
+		       on_timer);
+	if (server) {
+		metrics_sockets_open(p->w->metrics, REPORTER_DESTINATION, 1);
+		list_append(&p->w->handshakes, &s->wait_node);
+		p->w->nhandshakes++;
+		limit_handshakes(p->w);
+	} else {
+		stat_add(&p->w->st.pooled, 1);
+	}
+	return s;
+}
+
+static void handshake_counted(struct hsess *s)
+{
+	if (!list_linked(&s->wait_node))
+		return;
+	list_remove(&s->wait_node);
+	s->pod->w->nhandshakes--;
+}
+
+static int make_sessions(struct hsess *s, const char *const *expected, size_t n)
+{
+	const struct worker_config *cfg = s->pod->w->cfg;
+	struct h2_config h2 = {.server = s->server,
+			       .stream_window = cfg->h2_stream_window,
+			       .connection_window = cfg->h2_connection_window,
+			       .max_frame_size = cfg->h2_frame_size,
+			       .max_streams = s->server ? LIMIT_H2_STREAMS : cfg->pool_max_streams};
+
+	s->tls = tls_session_new(s->pod->id, s->server, expected, n);
+	s->h2 = s->tls != NULL ? h2_new(&h2, &hsess_ops, s) : NULL;
+	return s->h2 != NULL ? 0 : -ENOMEM;
+}
+
+static void start(struct hsess *s, const char *const *expected, size_t n)
+{
+	int lowat = NOTSENT_LOWAT;
+
+	s->state = HS_HANDSHAKE;
+	(void)setsockopt(s->leg.w.fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat));
+	if (make_sessions(s, expected, n) < 0) {
+		hsess_fail(s, FLAG_CONNECT, "out of memory");
+		return;
+	}
+	if (leg_watch(s->pod->w, &s->leg, hsess_on_event) < 0) {
+		hsess_fail(s, FLAG_CONNECT, "io error: cannot watch the socket");
+		return;
+	}
+	hsess_dirty(s);
+}
+
+void hsess_start_server(struct hsess *s)
+{
+	start(s, NULL, 0);
+}
+
+/* The slot's key is the list of acceptable identities, one per line. */
+void hsess_connected(struct hsess *s)
+{
+	const char *expected[ROUTE_IDENTITIES_MAX];
+	char *copy = strdup(s->slot->key), *at = copy;
+	size_t n = 0;
+
+	while (at != NULL && *at != '\0' && n < ROUTE_IDENTITIES_MAX) {
+		char *end = strchr(at, '\n');
+
+		if (end != NULL)
+			*end++ = '\0';
+		expected[n++] = at;
+		at = end;
+	}
+	start(s, expected, n);
+	free(copy);
+}
+
+void hsess_dirty(struct hsess *s)
+{
+	struct worker *w = s->pod->w;
+
+	if (s->dirty || s->state == HS_DEAD)
+		return;
+	s->dirty = true;
+	list_append(&w->dirty, &s->dirty_node);
+	turn_request(w);
+}
+
+static void hsess_free(struct deferred *d)
+{
+	struct hsess *s = container_of(d, struct hsess, defer);
+
+	h2_free(s->h2);
+	tls_session_free(s->tls);
+	free(s->out);
+	s->magic = OBJ_DEAD;
+	free(s);
+}
+
+/* Streams end as if the peer had reset them all. */
+static void drop_streams(struct hsess *s)
+{
+	struct list all, *n;
+
+	list_init(&all);
+	list_splice(&all, &s->conns);
+	while ((n = list_pop(&all)) != NULL) {
+		struct conn *c = container_of(n, struct conn, t.sess_node);
+
+		list_append(&s->conns, &c->t.sess_node); /* tunnel_detach() unlinks it */
+		/* one that was not answered yet has lost nothing: it may try elsewhere */
+		tunnel_closed(c, c->state == CS_WAITING ? H2_REFUSED_STREAM : H2_INTERNAL_ERROR);
+	}
+	turn_request(s->pod->w); /* what they still have to write is written there */
+}
+
+static void report(struct hsess *s, const char *error)
+{
+	char a[IP_PORT_TEXT_MAX];
+
+	if (s->server && s->state != HS_OPEN && error != NULL) {
+		metric_add(M_TLS_HANDSHAKE_FAILURES, 1);
+		access_log_early(s->pod->w->log, REPORTER_DESTINATION, &s->peer, &s->local, error);
+	} else if (!s->server && s->state == HS_OPEN && error != NULL) {
+		log_limited(LOG_LV_WARN, "ztunnel::proxy::pool", "HBONE connection to %s ended: %s",
+			    ip_port_format(&s->peer, a), error);
+	}
+}
+
+void hsess_fail(struct hsess *s, enum conn_flag flag, const char *error)
+{
+	struct worker *w = s->pod->w;
+
+	OBJ_CHECK(s, HSESS_MAGIC);
+	if (s->state == HS_DEAD)
+		return;
+	report(s, error);
+	if (s->h2 != NULL && h2_calmed(s->h2))
+		metric_add(M_H2_ENHANCE_YOUR_CALM, 1);
+	handshake_counted(s);
+	s->state = HS_DEAD;
+	loop_timer_cancel(&s->timer);
+	loop_timer_cancel(&s->idle_timer);
+	list_remove(&s->dirty_node);
+	dial_free(s->leg.dial);
+	leg_close(w, &s->leg);
+	stat_add(&w->st.buffers, -(int64_t)s->out_n);
+	s->out_n = s->out_off = 0;
+	if (s->server)
+		metrics_sockets_open(w->metrics, REPORTER_DESTINATION, -1);
+	else
+		stat_add(&w->st.pooled, -1);
+	drop_streams(s);
+	if (s->slot != NULL)
+		pool_session_gone(s, flag, error);
+	if (list_empty(&s->conns))
+		hsess_stream_gone(s);
+}
+
+/* A dead session is freed when its last stream let go of it. */
+static void bury(struct hsess *s)
+{
+	if (!list_linked(&s->pod_node) || s->nconns != 0)
+		return;
+	list_remove(&s->pod_node);
+	loop_defer(s->pod->w->loop, &s->defer, hsess_free);
+	turn_check_drained(s->pod->w);
+}
+
+void hsess_stream_gone(struct hsess *s)
+{
+	if (s->state == HS_DEAD)
+		bury(s);
+	else if (!s->server)
+		pool_room(s);
+	else if (s->final_sent && s->nconns == 0)
+		hsess_dirty(s); /* the pump sees that all is done */
+}
+
+void hsess_goaway(struct hsess *s)
+{
+	if (s->state != HS_OPEN) {
+		hsess_fail(s, FLAG_NONE, NULL);
+		return;
+	}
+	s->retired = true;
+	if (s->server && !s->final_sent) {
+		h2_shutdown(s->h2, false);
+		h2_shutdown(s->h2, true);
+		s->final_sent = true;
+	}
+	if (s->nconns == 0)
+		h2_terminate(s->h2, H2_NO_ERROR);
+	hsess_dirty(s);
+}

@@ -1,0 +1,432 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * worker.c: the worker threads, and the messages the control thread sends them.
+ *
+ * Control calls post one message per worker; each carries its own references, so nothing is shared
+ * but reference-counted objects. A worker that stops cuts its connections and frees everything in
+ * its own thread; messages that come too late only give their references back.
+ */
+#include "ztunnel/data/worker.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/err.h"
+#include "lib/os/fd.h"
+#include "ztunnel/data/data.h"
+
+struct pod_msg { /* add, delete, identity */
+	struct msg m;
+	struct worker *w;
+	struct pod_shared *sh;
+	struct tls_identity *id;
+	char *uid;
+};
+struct mesh_msg {
+	struct msg m;
+	struct worker *w;
+	struct mesh *mesh;
+};
+struct drain {
+	struct msg m; /* to the control loop */
+	atomic_uint left;
+	atomic_bool cancelled;
+	struct loop *control;
+	void (*done)(void *ctx);
+	void *ctx;
+};
+struct drain_msg {
+	struct msg m;
+	struct worker *w;
+	struct drain *d;
+	uint64_t deadline_ms;
+};
+
+/* ---- worker side ---- */
+
+static void pod_msg_free(struct pod_msg *m)
+{
+	pod_shared_unref(m->sh);
+	tls_identity_unref(m->id);
+	free(m->uid);
+	free(m);
+}
+
+static void on_pod_add(struct loop *l, struct msg *msg)
+{
+	struct pod_msg *m = container_of(msg, struct pod_msg, m);
+	struct worker *w = m->w;
+	struct pod *p = w->stopping ? NULL : pod_find(w, m->sh->uid);
+
+	(void)l;
+	if (p != NULL && netns_id_eq(p->sh->netns, m->sh->netns)) {
+		pod_replace_shared(p, take_ptr(m->sh));
+		if (m->id != NULL)
+			pod_set_identity(p, m->id);
+	} else if (!w->stopping) {
+		if (p != NULL)
+			pod_remove(p); /* same pod, new namespace: nothing of the old one is left */
+		(void)pod_new(w, take_ptr(m->sh), m->id);
+	}
+	pod_msg_free(m);
+}
+
+static void on_pod_del(struct loop *l, struct msg *msg)
+{
+	struct pod_msg *m = container_of(msg, struct pod_msg, m);
+	struct pod *p = pod_find(m->w, m->uid);
+
+	(void)l;
+	if (p != NULL)
+		pod_remove(p);
+	pod_msg_free(m);
+}
+
+static void on_identity(struct loop *l, struct msg *msg)
+{
+	struct pod_msg *m = container_of(msg, struct pod_msg, m);
+	struct pod *p = pod_find(m->w, m->uid);
+
+	(void)l;
+	if (p != NULL)
+		pod_set_identity(p, m->id);
+	pod_msg_free(m);
+}
+
+static void on_publish(struct loop *l, struct msg *msg)
+{
+	struct mesh_msg *m = container_of(msg, struct mesh_msg, m);
+	struct worker *w = m->w;
+	struct mesh *old = w->mesh;
+
+	(void)l;
+	w->mesh = m->mesh;
+	htab_for_each (n, &w->pods)
+		pod_refresh(container_of(n, struct pod, node));
+	mesh_unref(old);
+	free(m);
+}
+
+static void on_drain_deadline(struct timer *t)
+{
+	struct worker *w = container_of(t, struct worker, drain_timer);
+
+	htab_for_each (n, &w->pods)
+		pod_cut(container_of(n, struct pod, node),
+			"connection closed due to connection drain");
+	turn_check_drained(w);
+}
+
+static void on_drain(struct loop *l, struct msg *msg)
+{
+	struct drain_msg *m = container_of(msg, struct drain_msg, m);
+	struct worker *w = m->w;
+
+	w->draining = true;
+	w->drain_msg = msg;
+	loop_timer_set(l, &w->drain_timer, m->deadline_ms, on_drain_deadline);
+	htab_for_each (n, &w->pods) {
+		struct pod *p = container_of(n, struct pod, node);
+
+		pod_listen(p, false);
+		list_for_each_safe (sn, &p->sessions)
+			hsess_goaway(container_of(sn, struct hsess, pod_node));
+	}
+	turn_check_drained(w);
+}
+
+static void on_all_drained(struct loop *l, struct msg *msg)
+{
+	struct drain *d = container_of(msg, struct drain, m);
+
+	(void)l;
+	d->done(d->ctx);
+	free(d);
+}
+
+static void drain_left(struct drain *d)
+{
+	/* acq_rel: the last one sees `cancelled` of the others */
+	if (atomic_fetch_sub_explicit(&d->left, 1, memory_order_acq_rel) != 1)
+		return;
+	if (atomic_load_explicit(&d->cancelled, memory_order_relaxed))
+		free(d);
+	else
+		loop_post(d->control, &d->m);
+}
+
+void worker_drained(struct worker *w, struct msg *msg)
+{
+	struct drain_msg *m = container_of(msg, struct drain_msg, m);
+
+	(void)w;
+	drain_left(m->d);
+	free(m);
+}
+
+static void give_up_drain(struct worker *w)
+{
+	struct drain_msg *m;
+
+	if (w->drain_msg == NULL)
+		return;
+	m = container_of(take_ptr(w->drain_msg), struct drain_msg, m);
+	/* relaxed: ordered by the counter */
+	atomic_store_explicit(&m->d->cancelled, true, memory_order_relaxed);
+	drain_left(m->d);
+	free(m);
+}
+
+static void worker_clean(struct worker *w)
+{
+	w->stopping = true;
+	give_up_drain(w);
+	htab_for_each (n, &w->pods)
+		pod_remove(container_of(n, struct pod, node));
+	loop_timer_cancel(&w->drain_timer);
+	loop_ready_cancel(&w->turn);
+	w->loop = loop_free(w->loop);
+	pipes_free(w);
+	htab_fini(&w->pods);
+	mesh_unref(w->mesh);
+	free(w->rx);
+	free(w->plain);
+	free(w->stage.p);
+	free(w->ct.p);
+}
+
+static void *worker_main(void *arg)
+{
+	struct worker *w = arg;
+	char name[16];
+
+	(void)snprintf(name, sizeof(name), "ztunnel-%u", w->index);
+	(void)pthread_setname_np(pthread_self(), name);
+	access_log_adopt_thread(w->log);
+	loop_run(w->loop);
+	worker_clean(w);
+	return NULL;
+}
+
+/* ---- control side ---- */
+
+static struct worker *worker_new(struct workers *all, unsigned int index, struct access_log *log,
+				 struct mesh *mesh)
+{
+	struct worker *w = xcalloc(1, sizeof(*w));
+
+	w->all = all;
+	w->index = index;
+	w->cfg = &all->cfg;
+	w->loop = loop_new();
+	w->mesh = mesh_ref(mesh);
+	w->metrics = all->metrics[index];
+	w->log = access_log_worker(log, index);
+	htab_init(&w->pods);
+	list_init(&w->dirty);
+	list_init(&w->dial_pods);
+	list_init(&w->touched);
+	list_init(&w->backlogged);
+	list_init(&w->handshakes);
+	list_init(&w->pipes);
+	w->turn.fn = turn_run;
+	w->rx = xmalloc(RX_BYTES);
+	w->plain = xmalloc(PLAIN_BYTES);
+	w->stage = (struct h2_out){.p = xmalloc(STAGE_BYTES), .cap = STAGE_BYTES};
+	w->ct = (struct tls_out){.p = xmalloc(TLS_OUT_CAP(STAGE_BYTES)),
+				 .cap = TLS_OUT_CAP(STAGE_BYTES)};
+	return w;
+}
+
+/* Signals belong to the control thread. */
+static int thread_start(struct worker *w)
+{
+	sigset_t all, old;
+	int r;
+
+	sigfillset(&all);
+	(void)pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = pthread_create(&w->thread, NULL, worker_main, w);
+	(void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return -r;
+}
+
+struct workers *workers_start(const struct worker_config *cfg, struct loop *control,
+			      struct access_log *log, struct mesh *initial, struct err *err)
+{
+	struct workers *all = xcalloc(1, sizeof(*all));
+
+	all->cfg = *cfg;
+	all->cfg.network = xstrdup(cfg->network != NULL ? cfg->network : "");
+	all->cfg.trust_domain = xstrdup(cfg->trust_domain != NULL ? cfg->trust_domain : "");
+	all->control = control;
+	htab_init(&all->pods);
+	all->w = xcalloc(cfg->nworkers, sizeof(struct worker *));
+	all->metrics = xcalloc(cfg->nworkers, sizeof(struct metrics_worker *));
+	for (unsigned int i = 0; i < cfg->nworkers; i++) {
+		int r;
+
+		all->metrics[i] = metrics_worker_new();
+		all->w[i] = worker_new(all, i, log, initial);
+		all->n = i + 1;
+		r = thread_start(all->w[i]);
+		if (r < 0) {
+			worker_clean(all->w[i]);
+			free(all->w[i]);
+			metrics_worker_free(all->metrics[i]);
+			all->n = i;
+			(void)err_errno(err, -r, "start worker thread %u", i);
+			return workers_free(all);
+		}
+	}
+	return all;
+}
+
+struct workers *workers_free(struct workers *all)
+{
+	if (all == NULL)
+		return NULL;
+	for (unsigned int i = 0; i < all->n; i++)
+		loop_stop_async(all->w[i]->loop);
+	for (unsigned int i = 0; i < all->n; i++) {
+		bug_on(pthread_join(all->w[i]->thread, NULL) != 0);
+		metrics_worker_free(all->metrics[i]);
+		free(all->w[i]);
+	}
+	htab_for_each (n, &all->pods) {
+		struct served_pod *p = container_of(n, struct served_pod, node);
+
+		pod_shared_unref(p->sh);
+		free(p);
+	}
+	htab_fini(&all->pods);
+	free(all->w);
+	free(all->metrics);
+	free(all->cfg.network);
+	free(all->cfg.trust_domain);
+	free(all);
+	return NULL;
+}
+
+struct served_pod *served_find(struct workers *w, const char *uid)
+{
+	uint64_t hash = hash_str(str_of(uid));
+
+	for (struct hnode *n = htab_first(&w->pods, hash); n != NULL; n = htab_next(n)) {
+		struct served_pod *p = container_of(n, struct served_pod, node);
+
+		if (strcmp(p->sh->uid, uid) == 0)
+			return p;
+	}
+	return NULL;
+}
+
+static void post_pod(struct workers *all, void (*fn)(struct loop *, struct msg *),
+		     struct pod_shared *sh, const char *uid, struct tls_identity *id)
+{
+	for (unsigned int i = 0; i < all->n; i++) {
+		struct pod_msg *m = xcalloc(1, sizeof(*m));
+
+		m->m.fn = fn;
+		m->w = all->w[i];
+		m->id = tls_identity_ref(id);
+		if (uid != NULL)
+			m->uid = xstrdup(uid);
+		if (sh != NULL) {
+			atomic_fetch_add_explicit(&sh->refs, 1, memory_order_relaxed);
+			m->sh = sh;
+		}
+		loop_post(all->w[i]->loop, &m->m);
+	}
+}
+
+int workers_pod_add(struct workers *w, const struct worker_pod_info *info, int netns_fd,
+		    int listeners[MESH_L_N], struct tls_identity *id, struct err *err)
+{
+	struct pod_shared *sh = xcalloc(1, sizeof(*sh));
+	struct served_pod *p = served_find(w, info->uid);
+
+	atomic_init(&sh->refs, 1);
+	sh->uid = xstrdup(info->uid);
+	sh->name = xstrdup(info->name);
+	sh->ns = xstrdup(info->ns);
+	sh->sa = xstrdup(info->sa);
+	sh->netns_fd = netns_fd;
+	memcpy(sh->listeners, listeners, sizeof(sh->listeners));
+	if (netns_id_of(netns_fd, &sh->netns) < 0) {
+		pod_shared_unref(sh);
+		return err_set(err, EBADF, "pod %s: bad network namespace descriptor", info->uid);
+	}
+	if (p == NULL) {
+		p = xcalloc(1, sizeof(*p));
+		htab_insert(&w->pods, &p->node, hash_str(str_of(info->uid)));
+	} else {
+		pod_shared_unref(p->sh);
+	}
+	p->sh = sh;
+	post_pod(w, on_pod_add, sh, NULL, id);
+	return 0;
+}
+
+void workers_pod_del(struct workers *w, const char *uid)
+{
+	struct served_pod *p = served_find(w, uid);
+
+	if (p == NULL)
+		return;
+	post_pod(w, on_pod_del, NULL, uid, NULL);
+	htab_remove(&w->pods, &p->node);
+	pod_shared_unref(p->sh);
+	free(p);
+}
+
+void workers_pod_identity(struct workers *w, const char *uid, struct tls_identity *id)
+{
+	post_pod(w, on_identity, NULL, uid, id);
+}
+
+void workers_publish(struct workers *all, struct mesh *mesh)
+{
+	for (unsigned int i = 0; i < all->n; i++) {
+		struct mesh_msg *m = xcalloc(1, sizeof(*m));
+
+		m->m.fn = on_publish;
+		m->w = all->w[i];
+		m->mesh = mesh_ref(mesh);
+		loop_post(all->w[i]->loop, &m->m);
+	}
+}
+
+bool workers_pod_fds(struct workers *w, const char *uid, int *ret_netns,
+		     int ret_listeners[MESH_L_N])
+{
+	struct served_pod *p = served_find(w, uid);
+
+	if (p == NULL)
+		return false;
+	*ret_netns = p->sh->netns_fd;
+	memcpy(ret_listeners, p->sh->listeners, sizeof(p->sh->listeners));
+	return true;
+}
+
+void workers_drain(struct workers *all, uint64_t deadline_ms, void (*done)(void *ctx), void *ctx)
+{
+	struct drain *d = xcalloc(1, sizeof(*d));
+
+	atomic_init(&d->left, all->n);
+	d->m.fn = on_all_drained;
+	d->control = all->control;
+	d->done = done;
+	d->ctx = ctx;
+	for (unsigned int i = 0; i < all->n; i++) {
+		struct drain_msg *m = xcalloc(1, sizeof(*m));
+
+		m->m.fn = on_drain;
+		m->w = all->w[i];
+		m->d = d;
+		m->deadline_ms = deadline_ms;
+		loop_post(all->w[i]->loop, &m->m);
+	}
+}
