@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * config.c: see config.h.
+ */
+#include "node-agent/config.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/err.h"
+#include "lib/base/log.h"
+#include "lib/base/mem.h"
+
+const char config_usage[] =
+	"Usage: ambient-agent [OPTIONS]\n"
+	"The node agent of an ambient mesh: enrols pods and hands their sockets to ztunnel.\n"
+	"\n"
+	"  --manifests DIR           Kubernetes manifests to take pods and namespaces from\n"
+	"                            [AMBIENT_MANIFESTS, default /etc/ambient/manifests]\n"
+	"  --cni-agent-run-dir DIR   event sockets and the journal\n"
+	"                            [CNI_AGENT_RUN_DIR, default /var/run/istio-cni]\n"
+	"  --ztunnel-uds-address P   socket that ztunnel connects to\n"
+	"                            [ZTUNNEL_UDS_ADDRESS, default /var/run/ztunnel/ztunnel.sock]\n"
+	"  --node-name NAME          take only this node's pods [NODE_NAME, default: every pod]\n"
+	"  --exclude-namespaces L    comma list never enrolled [EXCLUDE_NAMESPACES, default\n"
+	"                            kube-system]\n"
+	"  --system-namespace NS     where pods labelled app=ztunnel are ztunnel itself\n"
+	"                            [SYSTEM_NAMESPACE, default istio-system]\n"
+	"  --dns-capture BOOL        capture the pods' DNS [AMBIENT_DNS_CAPTURE, default false]\n"
+	"  --host-probes auto|off    exempt the kubelet's probes [AMBIENT_HOST_PROBES, auto]\n"
+	"  --host-probe-snat-ip IP   source that probes get [HOST_PROBE_SNAT_IP, 169.254.7.127]\n"
+	"  --host-probe-snat-ipv6 IP [HOST_PROBE_SNAT_IPV6]\n"
+	"  --ztunnel-grace DURATION  how long pods are taken after ztunnel went away, their\n"
+	"                            connections waiting [AMBIENT_ZTUNNEL_GRACE, default 30s]\n"
+	"  --log FILTER              level or scope=level list [AMBIENT_LOG, default info]\n"
+	"  --help, --version\n"
+	"\n"
+	"A flag wins over its environment variable. See ambient-agent(8).\n";
+
+int config_parse_bool(struct str s, bool *ret)
+{
+	static const char *const yes[] = {"1", "t", "T", "TRUE", "true", "True"};
+	static const char *const no[] = {"0", "f", "F", "FALSE", "false", "False"};
+
+	for (size_t i = 0; i < ARRAY_LEN(yes); i++) {
+		if (str_eqc(s, yes[i])) {
+			*ret = true;
+			return 0;
+		}
+		if (str_eqc(s, no[i])) {
+			*ret = false;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+/* One setting: how it is named and what takes its text. */
+struct setting {
+	const char *flag, *env;
+	int (*set)(struct config *c, char **at, const char *value, struct err *err);
+	size_t offset; /* of a char * for set_path and set_text */
+};
+
+static int set_text(struct config *c, char **at, const char *value, struct err *err)
+{
+	(void)c;
+	(void)err;
+	free(*at);
+	*at = xstrdup(value);
+	return 0;
+}
+
+static int set_path(struct config *c, char **at, const char *value, struct err *err)
+{
+	if (value[0] != '/')
+		return err_set(err, EINVAL, "expected an absolute path");
+	return set_text(c, at, value, err);
+}
+
+static int set_excluded(struct config *c, char **at, const char *value, struct err *err)
+{
+	struct str rest, item;
+	bool more = true;
+
+	(void)at;
+	free(c->excluded_text);
+	c->excluded_text = xstrdup(value);
+	c->nexcluded = 0;
+	rest = str_of(c->excluded_text);
+	while (more) {
+		more = str_cut(&rest, ',', &item);
+		item = str_trim(more ? item : rest);
+		if (item.n == 0)
+			continue;
+		if (c->nexcluded == CONFIG_EXCLUDED_MAX)
+			return err_set(err, EINVAL, "more than %d namespaces", CONFIG_EXCLUDED_MAX);
+		c->excluded[c->nexcluded++] = item;
+	}
+	return 0;
+}
+
+static int set_dns(struct config *c, char **at, const char *value, struct err *err)
+{
+	(void)at;
+	if (config_parse_bool(str_of(value), &c->dns_capture) < 0)
+		return err_set(err, EINVAL, "expected true or false");
+	return 0;
+}
+
+static int set_probes(struct config *c, char **at, const char *value, struct err *err)
+{
+	(void)at;
+	if (strcmp(value, "auto") != 0 && strcmp(value, "off") != 0)
+		return err_set(err, EINVAL, "expected auto or off");
+	c->host_probes = strcmp(value, "auto") == 0;
+	return 0;
+}
+
+static int set_probe_ip(struct config *c, char **at, const char *value, struct err *err)
+{
+	struct ip_addr ip;
+
+	(void)at;
+	if (ip_parse(str_of(value), &ip) < 0 || ip.len != 4)
+		return err_set(err, EINVAL, "expected an IPv4 address");
+	c->probe_v4 = ip;
+	return 0;
+}
+
+static int set_probe_ip6(struct config *c, char **at, const char *value, struct err *err)
+{
+	struct ip_addr ip;
+
+	(void)at;
+	if (ip_parse(str_of(value), &ip) < 0 || ip.len != 16)
+		return err_set(err, EINVAL, "expected an IPv6 address");
+	c->probe_v6 = ip;
+	return 0;
+}
+
+static int set_grace(struct config *c, char **at, const char *value, struct err *err)
+{
+	uint64_t ms;
+
+	(void)at;
+	if (parse_duration_ms(str_of(value), &ms) < 0 || ms > 3600000)
+		return err_set(err, EINVAL, "expected a duration of at most 1h, as in 30s");
+	c->ztunnel_grace_ms = ms;
+	return 0;
+}
+
+static int set_log(struct config *c, char **at, const char *value, struct err *err)
+{
+	if (log_set_filter(value) < 0)
+		return err_set(err, EINVAL,
+			       "expected off, error, warn, info, debug or trace, or scope=level");
+	return set_text(c, at, value, err);
+}
+
+static const struct setting settings[] = {
+	{"manifests", "AMBIENT_MANIFESTS", set_path, offsetof(struct config, manifests_dir)},
+	{"cni-agent-run-dir", "CNI_AGENT_RUN_DIR", set_path, offsetof(struct config, run_dir)},
+	{"ztunnel-uds-address", "ZTUNNEL_UDS_ADDRESS", set_path,
+	 offsetof(struct config, ztunnel_sock)},
+	{"node-name", "NODE_NAME", set_text, offsetof(struct config, node_name)},
+	{"exclude-namespaces", "EXCLUDE_NAMESPACES", set_excluded, 0},
+	{"system-namespace", "SYSTEM_NAMESPACE", set_text,
+	 offsetof(struct config, system_namespace)},
+	{"dns-capture", "AMBIENT_DNS_CAPTURE", set_dns, 0},
+	{"host-probes", "AMBIENT_HOST_PROBES", set_probes, 0},
+	{"host-probe-snat-ip", "HOST_PROBE_SNAT_IP", set_probe_ip, 0},
+	{"host-probe-snat-ipv6", "HOST_PROBE_SNAT_IPV6", set_probe_ip6, 0},
+	{"ztunnel-grace", "AMBIENT_ZTUNNEL_GRACE", set_grace, 0},
+	{"log", "AMBIENT_LOG", set_log, offsetof(struct config, log_filter)},
+};
+
+static int apply(struct config *c, const struct setting *s, const char *value, bool flag,
+		 struct err *err)
+{
+	int r = s->set(c, (char **)(void *)((char *)c + s->offset), value, err);
+
+	if (r < 0)
+		return flag ? err_wrap(err, "--%s %s", s->flag, str_shown(str_of(value)))
+			    : err_wrap(err, "%s=%s", s->env, str_shown(str_of(value)));
+	return 0;
+}
+
+static void set_defaults(struct config *c)
+{
+	*c = (struct config){.host_probes = true, .ztunnel_grace_ms = 30000};
+	c->run_dir = xstrdup("/var/run/istio-cni");
+	c->ztunnel_sock = xstrdup("/var/run/ztunnel/ztunnel.sock");
+	c->manifests_dir = xstrdup("/etc/ambient/manifests");
+	c->node_name = xstrdup("");
+	c->system_namespace = xstrdup("istio-system");
+	c->log_filter = xstrdup("info");
+	(void)set_excluded(c, NULL, "kube-system", NULL); /* cannot fail */
+}
+
+static int read_flags(struct config *c, int argc, char **argv, enum config_action *action,
+		      struct err *err)
+{
+	struct option opts[ARRAY_LEN(settings) + 3] = {0};
+	int at;
+
+	for (size_t i = 0; i < ARRAY_LEN(settings); i++)
+		opts[i] = (struct option){settings[i].flag, required_argument, NULL, (int)i + 256};
+	opts[ARRAY_LEN(settings)] = (struct option){"help", no_argument, NULL, 'h'};
+	opts[ARRAY_LEN(settings) + 1] = (struct option){"version", no_argument, NULL, 'V'};
+	opterr = 0;
+	optind = 0;
+	while ((at = getopt_long(argc, argv, ":hV", opts, NULL)) != -1) {
+		const char *word = argv[optind - 1];
+		int r;
+
+		if (at == 'h' || at == 'V') {
+			*action = at == 'h' ? CONFIG_HELP : CONFIG_VERSION;
+			return 0;
+		}
+		if (at == ':')
+			return err_set(err, EINVAL, "%s needs a value (see --help)", word);
+		if (at == '?')
+			return err_set(err, EINVAL, "unknown option %s (see --help)",
+				       str_shown(str_of(word)));
+		r = apply(c, &settings[at - 256], optarg, true, err);
+		if (r < 0)
+			return r;
+	}
+	if (optind < argc)
+		return err_set(err, EINVAL, "unexpected argument %s (see --help)",
+			       str_shown(str_of(argv[optind])));
+	return 0;
+}
+
+int config_read(struct config *c, int argc, char **argv, enum config_action *ret_action,
+		struct err *err)
+{
+	enum config_action action = CONFIG_RUN;
+	int r;
+
+	set_defaults(c);
+	for (size_t i = 0; i < ARRAY_LEN(settings); i++) {
+		const char *v = getenv(settings[i].env);
+
+		if (v == NULL || v[0] == '\0')
+			continue;
+		r = apply(c, &settings[i], v, false, err);
+		if (r < 0)
+			return r;
+	}
+	r = read_flags(c, argc, argv, &action, err);
+	if (r < 0)
+		return r;
+	*ret_action = action;
+	return 0;
+}
+
+void config_fini(struct config *c)
+{
+	free(c->run_dir);
+	free(c->ztunnel_sock);
+	free(c->manifests_dir);
+	free(c->node_name);
+	free(c->system_namespace);
+	free(c->excluded_text);
+	free(c->log_filter);
+	*c = (struct config){0};
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * config.h: the agent's settings: defaults, then environment, then flags (cni-spec 3.1).
+ */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "lib/base/str.h"
+#include "lib/format/ip.h"
+
+struct err;
+
+#define CONFIG_EXCLUDED_MAX 64
+
+struct config {
+	char *run_dir;	     /* CNI_AGENT_RUN_DIR */
+	char *ztunnel_sock;  /* ZTUNNEL_UDS_ADDRESS */
+	char *manifests_dir; /* AMBIENT_MANIFESTS */
+	char *node_name;     /* NODE_NAME; "" takes every pod */
+	char *system_namespace;
+	char *excluded_text; /* owns what @excluded points into */
+	struct str excluded[CONFIG_EXCLUDED_MAX];
+	size_t nexcluded;
+	bool dns_capture; /* AMBIENT_DNS_CAPTURE */
+	bool host_probes; /* --host-probes=auto|off */
+	struct ip_addr probe_v4, probe_v6;
+	uint64_t ztunnel_grace_ms;
+	char *log_filter;
+};
+
+enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_VERSION };
+
+/* Reads the environment and the command line. 0 or -EINVAL naming the setting, its value and what
+ * is expected. The caller frees with config_fini(), also after an error. */
+int config_read(struct config *c, int argc, char **argv, enum config_action *ret_action,
+		struct err *err) _must_check_;
+void config_fini(struct config *c);
+extern const char config_usage[];
+/* Go's strconv.ParseBool, which stock uses for every switch: 0 or -EINVAL. */
+int config_parse_bool(struct str s, bool *ret) _must_check_;

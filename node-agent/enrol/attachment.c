@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * attachment.c: see attachment.h.
+ */
+#include "node-agent/enrol/attachment.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "lib/base/err.h"
+#include "lib/base/log.h"
+#include "lib/base/mem.h"
+#include "lib/format/json.h"
+#include "lib/os/fd.h"
+
+#define JOURNAL_VERSION	  1
+#define JOURNAL_FILE_MAX  16384
+#define NETNS_PATH_MAX	  4095
+#define JOURNAL_FILE_MODE 0600
+
+void attachment_fini(struct attachment *a)
+{
+	free(a->netns_path);
+	free(a->name);
+	free(a->ns);
+	*a = (struct attachment){0};
+}
+
+void attachment_copy(struct attachment *to, const struct attachment *from)
+{
+	struct attachment a = *from;
+
+	a.netns_path = xstrdup(from->netns_path);
+	a.name = xstrdup(from->name);
+	a.ns = xstrdup(from->ns);
+	attachment_fini(to);
+	*to = a;
+}
+
+int attachment_check_id(struct str id, struct err *err)
+{
+	if (id.n == 0 || id.n >= ATTACHMENT_ID_MAX)
+		return err_set(err, EINVAL, "expected 1 to %d characters, got %zu",
+			       ATTACHMENT_ID_MAX - 1, id.n);
+	for (size_t i = 0; i < id.n; i++) {
+		char c = id.p[i];
+		bool alnum = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+			     (c >= '0' && c <= '9');
+
+		if (!alnum && (i == 0 || (c != '_' && c != '.' && c != '-')))
+			return err_set(err, EINVAL,
+				       "expected a letter or digit, then letters, digits, '_', '.' "
+				       "and '-', got %s",
+				       str_shown(id));
+	}
+	return 0;
+}
+
+void attachment_print(const struct attachment *a, struct strbuf *out)
+{
+	struct jsonw w;
+
+	jsonw_init(&w, out, true);
+	jsonw_obj(&w, NULL);
+	jsonw_int(&w, "version", JOURNAL_VERSION);
+	jsonw_cstr(&w, "containerID", a->container_id);
+	jsonw_cstr(&w, "ifname", a->ifname);
+	jsonw_cstr(&w, "netns", a->netns_path);
+	jsonw_int(&w, "netnsDevice", (long long)a->id.dev);
+	jsonw_int(&w, "netnsInode", (long long)a->id.ino);
+	jsonw_cstr(&w, "podNamespace", a->ns);
+	jsonw_cstr(&w, "podName", a->name);
+	jsonw_cstr(&w, "podUID", a->uid);
+	jsonw_list(&w, "ips");
+	for (size_t i = 0; i < a->nips; i++) {
+		char text[IP_TEXT_MAX];
+
+		jsonw_cstr(&w, NULL, ip_format(&a->ips[i], text));
+	}
+	jsonw_end_list(&w);
+	jsonw_end_obj(&w);
+	strbuf_putc(out, '\n');
+}
+
+static int parse_number(const struct doc *map, const char *key, uint64_t *ret, struct err *err)
+{
+	const struct doc *d = doc_get(map, key);
+
+	if (d == NULL || d->kind != DOC_NUMBER || parse_u64(d->text, 0, UINT64_MAX, ret) < 0)
+		return doc_err(d != NULL ? d : map, err, "%s: expected a whole number", key);
+	return 0;
+}
+
+static int parse_ips(const struct doc *root, struct attachment *a, struct err *err)
+{
+	const struct doc *list = NULL;
+	int r = doc_opt_list(root, "ips", &list, err);
+
+	if (r < 0 || list == NULL)
+		return r;
+	for (const struct doc *d = list->child; d != NULL; d = d->next) {
+		if (a->nips == POD_IPS_MAX)
+			return doc_err(d, err, "more than %d addresses", POD_IPS_MAX);
+		if (d->kind != DOC_TEXT || ip_parse(d->text, &a->ips[a->nips]) < 0)
+			return doc_err(d, err, "expected an IP address");
+		a->nips++;
+	}
+	return 0;
+}
+
+static int parse_texts(const struct doc *root, struct attachment *a, struct err *err)
+{
+	struct str id, ifname, path, ns, name, uid;
+	int r;
+
+	if ((r = doc_need_text(root, "containerID", &id, err)) < 0 ||
+	    (r = attachment_check_id(id, err)) < 0 ||
+	    (r = doc_need_text(root, "ifname", &ifname, err)) < 0 ||
+	    (r = doc_need_text(root, "netns", &path, err)) < 0 ||
+	    (r = doc_need_text(root, "podNamespace", &ns, err)) < 0 ||
+	    (r = doc_need_text(root, "podName", &name, err)) < 0 ||
+	    (r = doc_need_text(root, "podUID", &uid, err)) < 0)
+		return r;
+	if ((r = str_to_cstr(id, a->container_id, sizeof(a->container_id), err)) < 0 ||
+	    (r = str_to_cstr(ifname, a->ifname, sizeof(a->ifname), err)) < 0 ||
+	    (r = str_to_cstr(uid, a->uid, sizeof(a->uid), err)) < 0)
+		return r;
+	if (path.n > NETNS_PATH_MAX || ns.n >= POD_NAME_MAX || name.n >= POD_NAME_MAX)
+		return err_set(err, EINVAL, "a text is too long");
+	a->netns_path = xstrndup(path.p, path.n);
+	a->ns = xstrndup(ns.p, ns.n);
+	a->name = xstrndup(name.p, name.n);
+	return 0;
+}
+
+int attachment_parse(struct str text, struct attachment *ret, struct err *err)
+{
+	struct attachment a = {0};
+	struct arena *arena = arena_new();
+	const struct doc *root;
+	uint64_t version = 0, dev = 0, ino = 0;
+	int r = json_parse(text, arena, &root, err);
+
+	if (r == 0)
+		r = doc_map(root, err);
+	if (r == 0)
+		r = parse_number(root, "version", &version, err);
+	if (r == 0 && version != JOURNAL_VERSION)
+		r = err_set(err, EINVAL, "version: expected %d, got %llu", JOURNAL_VERSION,
+			    (unsigned long long)version);
+	if (r == 0)
+		r = parse_texts(root, &a, err);
+	if (r == 0)
+		r = parse_number(root, "netnsDevice", &dev, err);
+	if (r == 0)
+		r = parse_number(root, "netnsInode", &ino, err);
+	if (r == 0)
+		r = parse_ips(root, &a, err);
+	(void)arena_free(arena);
+	if (r < 0) {
+		attachment_fini(&a);
+		return r;
+	}
+	a.id = (struct netns_id){.dev = (dev_t)dev, .ino = (ino_t)ino};
+	*ret = a;
+	return 0;
+}
+
+int attachment_write(const char *dir, const struct attachment *a, struct err *err)
+{
+	_cleanup_free_ char *path = xasprintf("%s/%s.json", dir, a->container_id);
+	_cleanup_strbuf_ struct strbuf text = {0};
+
+	attachment_print(a, &text);
+	return file_write_atomic(path, text.p, text.n, JOURNAL_FILE_MODE, err);
+}
+
+void attachment_remove(const char *dir, const char *container_id)
+{
+	_cleanup_free_ char *path = xasprintf("%s/%s.json", dir, container_id);
+
+	if (unlink(path) < 0 && errno != ENOENT)
+		log_warn("journal", "cannot remove %s: error %d", path, errno);
+}
+
+static void load_one(const char *dir, const char *name,
+		     void (*fn)(void *, const struct attachment *), void *ctx)
+{
+	_cleanup_free_ char *path = xasprintf("%s/%s", dir, name), *text = NULL;
+	struct attachment a = {0};
+	struct err err = {0};
+	size_t len;
+
+	if (file_read(path, JOURNAL_FILE_MAX, &text, &len, &err) < 0 ||
+	    attachment_parse((struct str){text, len}, &a, &err) < 0) {
+		log_warn("journal", "entry ignored file=%s: %s", path, err.msg);
+		return;
+	}
+	fn(ctx, &a);
+	attachment_fini(&a);
+}
+
+int attachment_load(const char *dir, void (*fn)(void *, const struct attachment *), void *ctx,
+		    struct err *err)
+{
+	DIR *d = opendir(dir);
+
+	if (d == NULL)
+		return err_errno(err, errno, "open the journal %s", dir);
+	for (struct dirent *e; (e = readdir(d)) != NULL;) {
+		struct str name = str_of(e->d_name);
+
+		if (str_has_suffix(name, STR(".json")))
+			load_one(dir, e->d_name, fn, ctx);
+		else if (strstr(e->d_name, ".json.tmp.") != NULL) /* killed while writing */
+			(void)unlinkat(dirfd(d), e->d_name, 0);
+	}
+	(void)closedir(d);
+	return 0;
+}

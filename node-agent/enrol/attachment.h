@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * attachment.h: the journal of network attachments: which sandbox has which namespace.
+ *
+ * One JSON file per container in <run dir>/attachments, written through a rename, for every pod
+ * that the runtime told us about, in the mesh or not: so a running pod can be enrolled when its
+ * label changes, and everything is found again after a restart. Entries of namespaces that are gone
+ * are dropped then.
+ */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "lib/base/str.h"
+#include "lib/os/netns.h"
+#include "node-agent/source/pods.h"
+
+struct err;
+
+#define ATTACHMENT_ID_MAX     129 /* CNI container IDs: runtimes use 64 hexadecimal digits */
+#define ATTACHMENT_IFNAME_MAX 16
+
+struct attachment {
+	char container_id[ATTACHMENT_ID_MAX];
+	char ifname[ATTACHMENT_IFNAME_MAX];
+	char *netns_path;
+	struct netns_id id;
+	char *name, *ns; /* of the pod */
+	char uid[POD_UID_MAX]; /* "" if nobody said */
+	struct ip_addr ips[POD_IPS_MAX];
+	size_t nips;
+};
+
+void attachment_fini(struct attachment *a); /* frees the texts */
+void attachment_copy(struct attachment *to, const struct attachment *from); /* @to is overwritten */
+
+/* A container ID as the CNI specification wants it; it becomes a file name. 0 or -EINVAL. */
+int attachment_check_id(struct str id, struct err *err) _must_check_;
+
+int attachment_write(const char *dir, const struct attachment *a, struct err *err) _must_check_;
+void attachment_remove(const char *dir, const char *container_id);
+/* Calls fn for every readable entry (borrowed); bad files are logged and left alone. */
+int attachment_load(const char *dir, void (*fn)(void *ctx, const struct attachment *a), void *ctx,
+		    struct err *err) _must_check_;
+
+/* Pure halves. */
+void attachment_print(const struct attachment *a, struct strbuf *out);
+int attachment_parse(struct str text, struct attachment *ret, struct err *err) _must_check_;

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * discover.c: finds sandboxes that nobody told this process about.
+ *
+ * After a restart: the journal names every sandbox, the service manager's descriptor store may have
+ * kept sockets and namespace, and the namespace itself says whether rules are in it. For pods that
+ * were there before the plugin was: a scan of /proc (cni-spec 3.10), which believes a process only
+ * if its namespace carries one of the pod's addresses.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "lib/base/err.h"
+#include "lib/base/log.h"
+#include "lib/base/mem.h"
+#include "lib/os/fd.h"
+#include "node-agent/enrol/cgroup.h"
+#include "node-agent/enrol/enrol_internal.h"
+#include "node-agent/enrol/netns_check.h"
+
+#define SCAN_SOON_MS  50
+#define SCAN_MAX_MS   30000
+#define PROC_FILE_MAX 65536
+
+/* The namespace by its path, else what the store kept, if it is still the one in the journal. */
+static int find_netns(struct enrolment *x, struct custody_stored *s, struct err *err)
+{
+	struct netns_id id;
+	int r = enrolment_open_netns(x, err);
+
+	if (r == 0 || s == NULL || s->netns_fd < 0)
+		return r;
+	if (netns_id_of(s->netns_fd, &id) < 0 || !netns_id_eq(id, x->at.id))
+		return r;
+	x->netns_fd = fd_dup(s->netns_fd);
+	return x->netns_fd < 0 ? x->netns_fd : 0;
+}
+
+static void restore_one(void *ctx, const struct attachment *at)
+{
+	struct enrol *e = ctx;
+	struct custody_stored *s = at->uid[0] != '\0' ? custody_stored_find(at->uid) : NULL;
+	struct enrolment *x;
+	struct err err = {0};
+	int r;
+
+	if (enrolment_find(e, at->container_id, "") != NULL)
+		return; /* an ADD was faster: its journal entry is the new one */
+	x = enrolment_new(e, at);
+	x->by_runtime = strncmp(at->container_id, "scan-", 5) != 0 &&
+			strncmp(at->container_id, "stock-", 6) != 0;
+	r = find_netns(x, s, &err);
+	if (r < 0) {
+		log_info("discover", "sandbox is gone pod=%s/%s uid=%s container=%s: %s", at->ns,
+			 at->name, at->uid, at->container_id, err.msg);
+		enrolment_drop(x, false);
+		return;
+	}
+	if (nft_pod_present(x->netns_fd, &x->rules, &err) < 0) {
+		log_warn("discover", "pod=%s/%s: %s", at->ns, at->name, err.msg);
+		x->rules = true; /* assume the worst: removal and repair both cope with none */
+	}
+	if (s != NULL && custody_adopt(&x->custody, at->uid, x->netns_fd, at->id, s->fds, MESH_L_N,
+				       &err) == 0)
+		s->adopted = true;
+	x->await_held = x->rules && !x->custody.held;
+	log_info("discover", "sandbox found pod=%s/%s uid=%s container=%s rules=%s custody=%s",
+		 at->ns, at->name, at->uid, at->container_id, x->rules ? "yes" : "no",
+		 x->custody.held ? "kept" : "no");
+	if (!x->rules && !x->custody.held)
+		x->netns_fd = xclose(x->netns_fd);
+}
+
+void discover_restore(struct enrol *e)
+{
+	struct err err = {0};
+
+	if (attachment_load(e->journal, restore_one, e, &err) < 0)
+		log_error("discover", "%s", err.msg);
+	custody_stored_release();
+}
+
+/* --- /proc --- */
+
+struct wanted_pod {
+	const struct pod *pod;
+	int netns_fd;
+	struct netns_id id;
+	uint64_t start_time;
+	char path[64];
+};
+
+struct scan {
+	struct enrol *e;
+	struct wanted_pod *want;
+	size_t n, cap;
+};
+
+static bool has_sandbox(struct enrol *e, const struct pod *p)
+{
+	list_for_each (n, &e->all) {
+		struct enrolment *x = container_of(n, struct enrolment, node);
+
+		if (strcmp(x->at.ns, p->ns) == 0 && strcmp(x->at.name, p->name) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void collect(void *ctx, const struct pod *p)
+{
+	char reason[ELIGIBILITY_REASON_MAX];
+	struct scan *s = ctx;
+
+	if (p->uid == NULL || p->nips == 0 || has_sandbox(s->e, p) ||
+	    eligibility_of(p, pods_namespace(s->e->pods, p->ns), s->e->cfg, reason) !=
+		    ELIGIBLE_YES)
+		return;
+	if (s->n == s->cap) {
+		s->cap = s->cap != 0 ? s->cap * 2 : 8;
+		s->want = xrealloc_array(s->want, s->cap, sizeof(*s->want));
+	}
+	s->want[s->n++] = (struct wanted_pod){.pod = p, .netns_fd = -1};
+}
+
+static struct wanted_pod *find_wanted(struct scan *s, const char *uid)
+{
+	for (size_t i = 0; i < s->n; i++)
+		if (strcmp(s->want[i].pod->uid, uid) == 0)
+			return &s->want[i];
+	return NULL;
+}
+
+static bool read_uid(const char *pid, char uid[CGROUP_UID_LEN + 1])
+{
+	_cleanup_free_ char *path = xasprintf("/proc/%s/cgroup", pid), *text = NULL;
+	size_t n;
+
+	return file_read(path, PROC_FILE_MAX, &text, &n, NULL) == 0 &&
+	       cgroup_pod_uid((struct str){text, n}, uid) == 0;
+}
+
+static uint64_t read_start_time(const char *pid)
+{
+	_cleanup_free_ char *path = xasprintf("/proc/%s/stat", pid), *text = NULL;
+	uint64_t t = UINT64_MAX;
+	size_t n;
+
+	if (file_read(path, PROC_FILE_MAX, &text, &n, NULL) == 0 &&
+	    cgroup_start_time((struct str){text, n}, &t) < 0)
+		t = UINT64_MAX;
+	return t;
+}
+
+static void look_at_process(struct scan *s, const char *pid)
+{
+	char uid[CGROUP_UID_LEN + 1], path[64];
+	struct wanted_pod *w;
+	struct netns_id id;
+	struct err err = {0};
+	uint64_t start;
+	int fd;
+
+	if (!read_uid(pid, uid) || (w = find_wanted(s, uid)) == NULL)
+		return;
+	(void)snprintf(path, sizeof(path), "/proc/%s/ns/net", pid);
+	fd = netns_check_open(path, &id, &err);
+	if (fd < 0)
+		return;
+	start = read_start_time(pid);
+	if (netns_check_addresses(fd, w->pod->ips, w->pod->nips, &err) < 0 ||
+	    (w->netns_fd >= 0 && start >= w->start_time)) {
+		(void)xclose(fd);
+		return;
+	}
+	(void)xclose(w->netns_fd);
+	w->netns_fd = fd;
+	w->id = id;
+	w->start_time = start;
+	memcpy(w->path, path, sizeof(path));
+}
+
+static void adopt_found(struct enrol *e, struct wanted_pod *w)
+{
+	struct attachment at = {.netns_path = w->path,
+				.id = w->id,
+				.name = w->pod->name,
+				.ns = w->pod->ns,
+				.nips = w->pod->nips};
+	struct enrolment *x;
+
+	(void)snprintf(at.container_id, sizeof(at.container_id), "scan-%s", w->pod->uid);
+	(void)snprintf(at.uid, sizeof(at.uid), "%s", w->pod->uid);
+	memcpy(at.ips, w->pod->ips, sizeof(at.ips));
+	x = enrolment_new(e, &at);
+	x->by_runtime = false;
+	x->netns_fd = take_fd(w->netns_fd);
+	log_info("discover", "running pod found pod=%s/%s uid=%s netns=%s", at.ns, at.name, at.uid,
+		 at.netns_path);
+	enrolment_reconcile(x);
+}
+
+
+static void scan_proc(struct scan *s)
+{
+	DIR *d = opendir("/proc");
+
+	if (d == NULL)
+		return;
+	for (struct dirent *ent; (ent = readdir(d)) != NULL;)
+		if (ent->d_name[0] >= '1' && ent->d_name[0] <= '9')
+			look_at_process(s, ent->d_name);
+	(void)closedir(d);
+}
+
+static void on_scan(struct timer *t)
+{
+	struct enrol *e = container_of(t, struct enrol, scan);
+	struct scan s = {.e = e};
+	size_t missing = 0;
+
+	pods_each(e->pods, collect, &s);
+	if (s.n != 0)
+		scan_proc(&s);
+	for (size_t i = 0; i < s.n; i++)
+		if (s.want[i].netns_fd >= 0)
+			adopt_found(e, &s.want[i]);
+		else
+			missing++;
+	free(s.want);
+	if (missing == 0) {
+		e->scan_ms = 0;
+		return;
+	}
+	/* most often the pod is only about to be created: its ADD will come */
+	e->scan_ms = e->scan_ms == 0 ? 1000 : e->scan_ms * 2;
+	if (e->scan_ms > SCAN_MAX_MS)
+		e->scan_ms = SCAN_MAX_MS;
+	loop_timer_set(e->loop, &e->scan, e->scan_ms, on_scan);
+}
+
+void discover_scan_soon(struct enrol *e)
+{
+	e->scan_ms = 0;
+	loop_timer_set(e->loop, &e->scan, SCAN_SOON_MS, on_scan);
+}

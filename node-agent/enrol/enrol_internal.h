@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * enrol_internal.h: the pod's state, shared by the files of enrol/ only.
+ */
+#pragma once
+#include "lib/event/loop.h"
+#include "nft/nft.h"
+#include "node-agent/enrol/attachment.h"
+#include "node-agent/enrol/custody.h"
+#include "node-agent/enrol/eligibility.h"
+#include "node-agent/enrol/enrol.h"
+#include "node-agent/serve/zds.h"
+
+#define ENROLMENT_MAGIC 0x656e726fu
+
+enum enrol_state {
+	ENROL_NEW, /* nothing decided yet */
+	ENROL_NOT_IN_MESH,
+	ENROL_PENDING,	/* rules are in place, ztunnel has not acknowledged */
+	ENROL_ENROLLED, /* all steps done */
+	ENROL_FAILED,
+	ENROL_STATE_N
+};
+
+/* One sandbox of one pod. Owned by enrol->all. */
+struct enrolment {
+	uint32_t magic;
+	struct list node;
+	struct enrol *owner;
+	struct attachment at;
+	char *sa;
+	bool by_runtime; /* false: found by a scan of /proc, no container ID to match a DEL with */
+
+	/* what has been done, in the order of the steps */
+	int netns_fd; /* owned; -1: not open */
+	struct custody custody;
+	bool rules; /* our rules are, or may be, in the namespace */
+	struct nft_pod_opts opts;
+	bool announced; /* a ztunnel may know the pod */
+	bool probes;
+
+	bool wanted; /* the last decision was: in the mesh */
+	bool await_held; /* ztunnel may still hold the sockets: do not make others yet */
+	enum enrol_state state;
+	char reason[ERR_MSG_MAX]; /* of the decision, or what failed */
+	struct zds_add add;
+	struct list waiters;
+	struct timer retry;
+	unsigned int backoff_ms;
+	struct ready again;
+	struct deferred dead;
+};
+
+struct enrol {
+	struct loop *loop;
+	const struct config *cfg;
+	const struct pods *pods;
+	const struct source *src;
+	struct zds_server *zds;
+	struct probes *probes;
+	char *journal;
+	struct list all;
+	bool started;
+	struct timer scan;	/* pods that should be in the mesh and have no sandbox we know */
+	unsigned int scan_ms;
+	struct timer held_limit; /* end of waiting for sockets that ztunnel may return */
+	struct timer prune;
+};
+
+/* enrol.c */
+struct enrolment *enrolment_new(struct enrol *e, const struct attachment *at);
+void enrolment_reconcile(struct enrolment *x);
+/* Undoes the steps in reverse. Without @remove_rules the namespace keeps them (it is gone, or must
+ * stay closed). Without @tell ztunnel is not told (the pod comes back under the same UID). */
+int enrolment_leave(struct enrolment *x, bool remove_rules, bool tell, struct err *err)
+	_must_check_;
+/* Ends everybody's waiting, takes the journal entry away and frees. Call after leave. */
+void enrolment_drop(struct enrolment *x, bool keep_journal);
+void enrolment_answer(struct enrolment *x, const struct enrol_answer *a);
+struct enrolment *enrolment_find(struct enrol *e, const char *container_id, const char *ifname);
+struct enrolment *enrolment_find_uid(struct enrol *e, const char *uid);
+int enrolment_open_netns(struct enrolment *x, struct err *err) _must_check_;
+
+/* discover.c */
+void discover_restore(struct enrol *e); /* journal and descriptor store */
+void discover_scan_soon(struct enrol *e);

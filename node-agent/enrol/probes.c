@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * probes.c: see probes.h.
+ */
+#include "node-agent/enrol/probes.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <strings.h>
+
+#include "lib/base/err.h"
+#include "lib/base/log.h"
+#include "lib/base/mem.h"
+#include "lib/event/loop.h"
+#include "lib/os/fd.h"
+#include "lib/os/netns.h"
+#include "nft/nft.h"
+#include "node-agent/config.h"
+
+#define SEARCH_MS      30000
+#define PROC_FILE_MAX  65536
+
+struct probes {
+	struct loop *loop;
+	int netns_fd; /* the node's */
+	struct nft_pod_opts opts;
+	bool enabled, active, warned;
+	uint32_t uid;
+	void (*found)(void *ctx);
+	void *ctx;
+	struct timer search;
+};
+
+static bool contains_kubelet(struct str cmdline)
+{
+	for (size_t i = 0; i + 7 <= cmdline.n; i++)
+		if (strncasecmp(cmdline.p + i, "kubelet", 7) == 0)
+			return true;
+	return false;
+}
+
+bool probes_is_kubelet(struct str comm, struct str cmdline)
+{
+	if (str_eqc(comm, "k3s"))
+		return true;
+	return (str_eqc(comm, "kubelet") || str_eqc(comm, "kubelite")) && contains_kubelet(cmdline);
+}
+
+int probes_parse_uid(struct str status, uint32_t *ret)
+{
+	struct str line;
+
+	while (str_cut(&status, '\n', &line)) {
+		size_t n = 0;
+
+		if (!str_has_prefix(line, STR("Uid:")))
+			continue;
+		line.p += 4;
+		line.n -= 4;
+		line = str_trim(line);
+		while (n < line.n && line.p[n] >= '0' && line.p[n] <= '9')
+			n++;
+		line.n = n;
+		return parse_u32(line, 0, UINT32_MAX, ret);
+	}
+	return -EINVAL;
+}
+
+static bool read_proc(const char *pid, const char *what, char **ret, struct str *ret_text)
+{
+	_cleanup_free_ char *path = xasprintf("/proc/%s/%s", pid, what);
+	size_t n;
+
+	if (file_read(path, PROC_FILE_MAX, ret, &n, NULL) < 0)
+		return false;
+	*ret_text = (struct str){*ret, n};
+	return true;
+}
+
+static bool find_in(const char *pid, uint32_t *ret_uid)
+{
+	_cleanup_free_ char *a = NULL, *b = NULL, *c = NULL;
+	struct str comm, cmdline, status;
+
+	if (!read_proc(pid, "comm", &a, &comm))
+		return false;
+	if (comm.n != 0 && comm.p[comm.n - 1] == '\n')
+		comm.n--;
+	/* most processes are told by their name alone */
+	if (!str_eqc(comm, "kubelet") && !str_eqc(comm, "kubelite") && !str_eqc(comm, "k3s"))
+		return false;
+	return read_proc(pid, "cmdline", &b, &cmdline) && probes_is_kubelet(comm, cmdline) &&
+	       read_proc(pid, "status", &c, &status) && probes_parse_uid(status, ret_uid) == 0;
+}
+
+static bool find_kubelet(uint32_t *ret_uid)
+{
+	DIR *d = opendir("/proc");
+	bool found = false;
+
+	if (d == NULL)
+		return false;
+	for (struct dirent *e; !found && (e = readdir(d)) != NULL;)
+		found = e->d_name[0] >= '1' && e->d_name[0] <= '9' && find_in(e->d_name, ret_uid);
+	(void)closedir(d);
+	return found;
+}
+
+static void on_search(struct timer *t);
+
+/* Also notices a kubelet that came back under another user (stock looks once: cni-spec 10.20). */
+static void search(struct probes *p)
+{
+	struct err err = {0};
+	uint32_t uid = 0;
+	bool was = p->active;
+
+	loop_timer_set(p->loop, &p->search, SEARCH_MS, on_search);
+	if (!find_kubelet(&uid)) {
+		if (!p->warned && !p->active)
+			log_warn("probes", "no kubelet is running: health probes are not exempted "
+					   "from the mesh until one is found");
+		p->warned = true;
+		return;
+	}
+	if (p->active && uid == p->uid)
+		return;
+	if (nft_host_apply(p->netns_fd, uid, &p->opts, &err) < 0) {
+		log_warn("probes", "rules for the kubelet's probes: %s; trying again", err.msg);
+		return;
+	}
+	log_info("probes", "kubelet's probes are exempted uid=%u", uid);
+	p->uid = uid;
+	p->active = true;
+	if (!was)
+		p->found(p->ctx);
+}
+
+static void on_search(struct timer *t)
+{
+	search(container_of(t, struct probes, search));
+}
+
+struct probes *probes_new(struct loop *l, const struct config *cfg, void (*found)(void *),
+			  void *ctx, struct err *err)
+{
+	struct probes *p = xcalloc(1, sizeof(*p));
+
+	p->loop = l;
+	p->opts.probe_v4 = cfg->probe_v4;
+	p->opts.probe_v6 = cfg->probe_v6;
+	p->enabled = cfg->host_probes;
+	p->found = found;
+	p->ctx = ctx;
+	p->netns_fd = netns_open("/proc/thread-self/ns/net", err);
+	if (p->netns_fd < 0)
+		return probes_free(p);
+	if (p->enabled)
+		loop_timer_set(l, &p->search, 0, on_search);
+	return p;
+}
+
+struct probes *probes_free(struct probes *p)
+{
+	if (p == NULL)
+		return NULL;
+	loop_timer_cancel(&p->search);
+	(void)xclose(p->netns_fd);
+	free(p);
+	return NULL;
+}
+
+bool probes_active(const struct probes *p)
+{
+	return p->active;
+}
+
+int probes_set(struct probes *p, const struct ip_addr *ips, size_t n, const char *uid,
+	       struct err *err)
+{
+	for (size_t i = 0; p->active && i < n; i++) {
+		int r = nft_host_probe_add(p->netns_fd, &ips[i], str_of(uid), err);
+
+		if (r < 0)
+			return err_wrap(err, "exempt the pod from probe capture on the host");
+	}
+	return 0;
+}
+
+void probes_clear(struct probes *p, const struct ip_addr *ips, size_t n, const char *uid)
+{
+	for (size_t i = 0; p->active && i < n; i++) {
+		struct err err = {0};
+		bool removed;
+
+		if (nft_host_probe_del(p->netns_fd, &ips[i], str_of(uid), &removed, &err) < 0)
+			log_warn("probes", "probe exemption of uid=%s stays: %s", uid, err.msg);
+	}
+}
+
+void probes_prune(struct probes *p, bool (*keep)(void *, const struct ip_addr *, struct str),
+		  void *ctx)
+{
+	struct err err = {0};
+
+	if (p->active && nft_host_probe_prune(p->netns_fd, keep, ctx, &err) < 0)
+		log_warn("probes", "stale probe exemptions stay: %s", err.msg);
+}

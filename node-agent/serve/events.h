@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * events.h: the agent's event socket (docs/agent-api.md) and the stock plugin's log socket.
+ * Loop thread only.
+ */
+#pragma once
+#include "lib/base/attr.h"
+
+struct config;
+struct enrol;
+struct err;
+struct events;
+struct loop;
+struct pods;
+struct source;
+
+/* Both descriptors are listening sockets and move here, also on failure. */
+struct events *events_new(struct loop *l, int event_fd, int log_fd, const struct config *cfg,
+			  struct enrol *enrol, const struct pods *pods, const struct source *src,
+			  struct err *err) _must_check_;
+struct events *events_free(struct events *e);

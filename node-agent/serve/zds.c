@@ -1,0 +1,576 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * zds.c: see zds.h.
+ *
+ * Theory of operation. A peer goes HELLO -> HELD (only when its hello announced some) -> SNAPSHOT
+ * -> STEADY. From SNAPSHOT on it has a queue of requests, of which one is outstanding: the protocol
+ * has no ids, the next packet is the answer to the last request. Descriptors are looked up when a
+ * request is sent, not when it is queued, so no request holds one and a pod that left meanwhile is
+ * skipped. A wait that takes longer than ANSWER_MS closes the connection: a late answer would be
+ * taken for the next one's (stock's defect 11); ztunnel connects again and gets a snapshot.
+ *
+ * Adds go to the newest peer that has its snapshot, and as well, unwaited, to every newer one that
+ * is still getting its: nothing waits behind a snapshot (stock's defect 12) and no peer misses a
+ * pod. When the newest goes the one before it is the newest again. Deletes go to everybody.
+ */
+#include "node-agent/serve/zds.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "lib/base/bug.h"
+#include "lib/base/err.h"
+#include "lib/base/log.h"
+#include "lib/event/loop.h"
+#include "lib/os/fd.h"
+#include "lib/os/sock.h"
+#include "lib/wire/zds.h"
+
+#define ANSWER_MS  5000 /* cni-spec 4.3 */
+#define PEERS_MAX  8	/* a rolling upgrade has two */
+#define HELD_MAX   4096 /* pods of one node, with much room */
+#define PEER_MAGIC 0x7a645001u
+
+enum peer_state { PEER_HELLO, PEER_HELD, PEER_SNAPSHOT, PEER_STEADY, PEER_STATE_N };
+
+struct request {
+	struct list node;
+	enum zds_kind kind;
+	bool snapshot; /* part of the snapshot: a Keep is allowed */
+	char uid[ZDS_UID_MAX];
+	struct zds_add *add; /* who waits, or NULL */
+};
+
+struct zds_peer {
+	uint32_t magic;
+	struct list node; /* oldest first */
+	struct zds_server *server;
+	int fd;
+	pid_t pid;
+	struct watch watch;
+	struct timer timer;
+	enum peer_state state;
+	uint32_t version;
+	uint32_t held_left;
+	struct list queue; /* requests, not sent yet */
+	struct request *out;
+	bool blocked; /* the kernel did not take the first of the queue: EPOLLOUT is awaited */
+	struct list adds;
+	struct deferred dead;
+};
+
+struct zds_server {
+	struct loop *loop;
+	int fd;
+	struct watch watch;
+	const struct zds_ops *ops;
+	void *ctx;
+	struct list peers;
+	size_t npeers;
+	uint64_t left_ms;
+	uint32_t left_version;
+};
+
+static void pump(struct zds_peer *p);
+
+static void free_request(struct request *q)
+{
+	if (q != NULL && q->add != NULL)
+		q->add->peer = NULL;
+	free(q);
+}
+
+static void free_peer(struct deferred *d)
+{
+	free(container_of(d, struct zds_peer, dead));
+}
+
+/* Closes the connection; everybody who waits on it is told afterwards. */
+static void peer_close(struct zds_peer *p, const char *why)
+{
+	struct zds_server *s = p->server;
+	struct list waiting, *n;
+
+	if (p->magic != PEER_MAGIC)
+		return;
+	p->magic = OBJ_DEAD;
+	log_info("zds", "ztunnel disconnected pid=%d version=%u reason=\"%s\"", (int)p->pid,
+		 p->version, why);
+	loop_unwatch(s->loop, &p->watch);
+	loop_timer_cancel(&p->timer);
+	p->fd = xclose(p->fd);
+	list_remove(&p->node);
+	s->npeers--;
+	if (p->state > PEER_HELLO) {
+		s->left_ms = loop_now_ms(s->loop);
+		s->left_version = p->version;
+	}
+	list_init(&waiting);
+	list_splice(&waiting, &p->adds);
+	free_request(take_ptr(p->out));
+	while ((n = list_pop(&p->queue)) != NULL)
+		free_request(container_of(n, struct request, node));
+	while ((n = list_pop(&waiting)) != NULL) {
+		struct zds_add *a = container_of(n, struct zds_add, node);
+
+		a->peer = NULL;
+		a->done(a, -ECONNRESET, "the connection to ztunnel ended");
+	}
+	loop_defer(s->loop, &p->dead, free_peer);
+	s->ops->peers_changed(s->ctx);
+}
+
+static void on_timeout(struct timer *t)
+{
+	struct zds_peer *p = container_of(t, struct zds_peer, timer);
+
+	OBJ_CHECK(p, PEER_MAGIC);
+	peer_close(p, p->state == PEER_HELLO  ? "no hello within 5s"
+		      : p->state == PEER_HELD ? "no Held message within 5s"
+					      : "no answer within 5s");
+}
+
+static struct request *enqueue(struct zds_peer *p, enum zds_kind kind, const char *uid)
+{
+	struct request *q = xcalloc(1, sizeof(*q));
+
+	q->kind = kind;
+	(void)snprintf(q->uid, sizeof(q->uid), "%s", uid);
+	list_append(&p->queue, &q->node);
+	return q;
+}
+
+static void enqueue_snapshot(void *arg, const char *uid)
+{
+	enqueue(arg, ZDS_ADD, uid)->snapshot = true;
+}
+
+/* Fills the message and its descriptors; false when the request has become pointless. */
+static bool prepare(struct zds_peer *p, const struct request *q, struct zds_msg *m, int *fds,
+		    size_t *nfds)
+{
+	struct zds_pod pod = {.netns_fd = -1};
+	enum zds_describe d;
+
+	*m = (struct zds_msg){.kind = q->kind};
+	memcpy(m->uid, q->uid, sizeof(m->uid));
+	*nfds = 0;
+	if (q->kind != ZDS_ADD)
+		return true;
+	d = p->server->ops->describe(p->server->ctx, q->uid, p->version, &pod);
+	if (d == ZDS_POD_KEEP && q->snapshot) {
+		m->kind = ZDS_KEEP;
+		return true;
+	}
+	if (d != ZDS_POD_ADD)
+		return false;
+	m->has_info = true;
+	(void)snprintf(m->name, sizeof(m->name), "%s", pod.name);
+	(void)snprintf(m->ns, sizeof(m->ns), "%s", pod.ns);
+	(void)snprintf(m->sa, sizeof(m->sa), "%s", pod.sa);
+	fds[(*nfds)++] = pod.netns_fd;
+	if (p->version < ZDS_V2_CUSTODY || pod.listeners == NULL)
+		return true;
+	for (int i = 0; i < MESH_L_N; i++) {
+		m->ports[m->nports++] = mesh_listener_port[i];
+		fds[(*nfds)++] = pod.listeners[i];
+	}
+	return true;
+}
+
+/* Takes the waiter off a request and tells it. */
+static void tell_waiter(struct request *q, int result, const char *error)
+{
+	struct zds_add *a = q->add;
+
+	q->add = NULL;
+	if (a == NULL)
+		return;
+	list_remove(&a->node);
+	a->peer = NULL;
+	a->done(a, result, error);
+}
+
+/* Sends one request: 0, -EAGAIN, or another -errno after which the peer is gone. */
+static int send_request(struct zds_peer *p, const struct zds_msg *m, const int *fds, size_t nfds)
+{
+	uint8_t buf[LIMIT_ZDS_PACKET_BYTES];
+	struct err err = {0};
+	int n = zds_encode(m, buf, &err), r;
+
+	if (n < 0) {
+		log_error("zds", "message for uid=%s cannot be sent: %s", m->uid, err.msg);
+		return n;
+	}
+	r = fd_send(p->fd, buf, (size_t)n, fds, nfds);
+	if (r < 0 && r != -EAGAIN)
+		log_warn("zds", "send to ztunnel pid=%d: %s", (int)p->pid, strerror(-r));
+	return r;
+}
+
+static void set_blocked(struct zds_peer *p, bool blocked)
+{
+	if (p->blocked == blocked)
+		return;
+	p->blocked = blocked;
+	if (loop_rewatch(p->server->loop, &p->watch, blocked ? EPOLLIN | EPOLLOUT : EPOLLIN) < 0)
+		log_error("zds", "cannot change what is awaited from pid=%d", (int)p->pid);
+}
+
+/* Sends the next request if none is outstanding. */
+static void pump(struct zds_peer *p)
+{
+	while (p->magic == PEER_MAGIC && p->out == NULL && !list_empty(&p->queue)) {
+		struct request *q = container_of(p->queue.next, struct request, node);
+		int fds[1 + MESH_L_N], r;
+		struct zds_msg m;
+		size_t nfds;
+
+		if (!prepare(p, q, &m, fds, &nfds)) {
+			list_remove(&q->node);
+			tell_waiter(q, -ECANCELED, "the pod left while it was being announced");
+			free_request(q);
+			continue;
+		}
+		r = send_request(p, &m, fds, nfds);
+		if (!timer_armed(&p->timer) || r == 0)
+			loop_timer_set(p->server->loop, &p->timer, ANSWER_MS, on_timeout);
+		if (r == -EAGAIN) {
+			set_blocked(p, true);
+			return;
+		}
+		if (r < 0) {
+			/* its watch sees the end and closes: callers may be walking the peers */
+			(void)shutdown(p->fd, SHUT_RDWR);
+			return;
+		}
+		set_blocked(p, false);
+		list_remove(&q->node);
+		q->kind = m.kind;
+		p->out = q;
+	}
+}
+
+static void start_snapshot(struct zds_peer *p)
+{
+	struct zds_server *s = p->server;
+
+	p->state = PEER_SNAPSHOT;
+	s->ops->peers_changed(s->ctx);
+	if (p->magic != PEER_MAGIC)
+		return;
+	s->ops->each(s->ctx, enqueue_snapshot, p);
+	enqueue(p, ZDS_SNAPSHOT_SENT, "");
+	pump(p);
+}
+
+static void on_hello(struct zds_peer *p, const uint8_t *buf, size_t n)
+{
+	struct zds_msg m = {0};
+	struct err err = {0};
+
+	if (zds_decode_hello(buf, n, &m, &err) < 0) {
+		log_warn("zds", "hello from pid=%d: %s", (int)p->pid, err.msg);
+		peer_close(p, "bad hello");
+		return;
+	}
+	p->version = m.version != 0 ? m.version : ZDS_V1;
+	p->held_left = m.version >= ZDS_V2_CUSTODY ? m.held : 0;
+	log_info("zds", "ztunnel connected pid=%d version=%u held=%u", (int)p->pid, p->version,
+		 p->held_left);
+	if (p->held_left > HELD_MAX) {
+		peer_close(p, "hello announces more held pods than a node has");
+		return;
+	}
+	if (p->held_left != 0) {
+		p->state = PEER_HELD;
+		loop_timer_set(p->server->loop, &p->timer, ANSWER_MS, on_timeout);
+		return;
+	}
+	loop_timer_cancel(&p->timer);
+	start_snapshot(p);
+}
+
+static void on_held(struct zds_peer *p, const uint8_t *buf, size_t n, const int *fds, size_t nfds)
+{
+	struct zds_msg m = {0};
+	struct err err = {0};
+
+	if (zds_decode_response(buf, n, &m, &err) < 0 || m.kind != ZDS_HELD ||
+	    nfds != m.nports + 1) {
+		log_warn("zds", "Held from pid=%d: %s", (int)p->pid,
+			 err.msg[0] != '\0' ? err.msg
+					    : "expected Held with the namespace and one descriptor "
+					      "for each port");
+		peer_close(p, "bad Held message");
+		return;
+	}
+	p->server->ops->held(p->server->ctx, m.uid, fds[0], fds + 1, m.ports, m.nports);
+	if (--p->held_left != 0) {
+		loop_timer_set(p->server->loop, &p->timer, ANSWER_MS, on_timeout);
+		return;
+	}
+	loop_timer_cancel(&p->timer);
+	start_snapshot(p);
+}
+
+static void snapshot_finished(struct zds_peer *p)
+{
+	p->state = PEER_STEADY;
+	log_info("zds", "snapshot sent pid=%d", (int)p->pid);
+	p->server->ops->peers_changed(p->server->ctx);
+}
+
+static void on_answer(struct zds_peer *p, const uint8_t *buf, size_t n)
+{
+	struct zds_msg m = {0};
+	struct err err = {0};
+	struct request *q;
+
+	if (zds_decode_response(buf, n, &m, &err) < 0 || m.kind != ZDS_ACK) {
+		log_warn("zds", "answer from pid=%d: %s", (int)p->pid,
+			 err.msg[0] != '\0' ? err.msg : "expected Ack");
+		peer_close(p, "bad answer");
+		return;
+	}
+	loop_timer_cancel(&p->timer);
+	q = take_ptr(p->out);
+	if (m.error[0] != '\0')
+		log_warn("zds", "ztunnel refuses kind=%d uid=%s: %s", (int)q->kind, q->uid,
+			 m.error);
+	if (q->kind == ZDS_SNAPSHOT_SENT)
+		snapshot_finished(p);
+	else if (q->kind == ZDS_ADD || q->kind == ZDS_KEEP)
+		p->server->ops->acked(p->server->ctx, q->uid, m.error);
+	tell_waiter(q, m.error[0] != '\0' ? -EREMOTEIO : 0, m.error);
+	free_request(q);
+	pump(p);
+}
+
+static void dispatch(struct zds_peer *p, const uint8_t *buf, size_t n, const int *fds, size_t nfds)
+{
+	if (p->state == PEER_HELD) {
+		on_held(p, buf, n, fds, nfds);
+		return;
+	}
+	if (nfds != 0) {
+		peer_close(p, "unexpected descriptor");
+		return;
+	}
+	if (p->state == PEER_HELLO)
+		on_hello(p, buf, n);
+	else if (p->out == NULL)
+		peer_close(p, "unsolicited message");
+	else
+		on_answer(p, buf, n);
+}
+
+static void on_peer(struct watch *w, uint32_t events)
+{
+	struct zds_peer *p = container_of(w, struct zds_peer, watch);
+
+	OBJ_CHECK(p, PEER_MAGIC);
+	if ((events & EPOLLOUT) && p->blocked) {
+		pump(p);
+		if (p->magic != PEER_MAGIC)
+			return;
+	}
+	/* a budget: one peer cannot keep the loop from the others */
+	for (int i = 0; i < 16 && p->magic == PEER_MAGIC; i++) {
+		uint8_t buf[LIMIT_ZDS_PACKET_BYTES];
+		int fds[LIMIT_ZDS_FDS];
+		struct err err = {0};
+		size_t nfds = 0;
+		ssize_t n = fd_recv(p->fd, buf, sizeof(buf), fds, LIMIT_ZDS_FDS, &nfds, &err);
+
+		if (n == -EAGAIN)
+			return;
+		if (n <= 0)
+			peer_close(p, n == 0 ? "end of connection" : err.msg);
+		else
+			dispatch(p, buf, (size_t)n, fds, nfds);
+		for (size_t k = 0; k < nfds; k++)
+			(void)xclose(fds[k]);
+	}
+}
+
+static void accept_peer(struct zds_server *s, int fd)
+{
+	struct zds_peer *p;
+	uid_t uid = (uid_t)-1;
+	pid_t pid = 0;
+
+	if (fd_peer_cred(fd, &uid, &pid) < 0 || uid != 0) {
+		log_limited(LOG_LV_WARN, "zds", "connection refused: peer uid=%u pid=%d is not root",
+			    (unsigned int)uid, (int)pid);
+		(void)xclose(fd);
+		return;
+	}
+	if (s->npeers == PEERS_MAX) {
+		log_limited(LOG_LV_WARN, "zds", "connection of pid=%d refused: %d are open already",
+			    (int)pid, PEERS_MAX);
+		(void)xclose(fd);
+		return;
+	}
+	p = xcalloc(1, sizeof(*p));
+	p->magic = PEER_MAGIC;
+	p->server = s;
+	p->fd = fd;
+	p->pid = pid;
+	list_init(&p->queue);
+	list_init(&p->adds);
+	if (loop_watch(s->loop, &p->watch, fd, EPOLLIN, on_peer) < 0) {
+		(void)xclose(fd);
+		free(p);
+		return;
+	}
+	list_append(&s->peers, &p->node);
+	s->npeers++;
+	loop_timer_set(s->loop, &p->timer, ANSWER_MS, on_timeout);
+}
+
+static void on_listen(struct watch *w, uint32_t events)
+{
+	struct zds_server *s = container_of(w, struct zds_server, watch);
+
+	(void)events;
+	for (int i = 0; i < PEERS_MAX; i++) {
+		int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+		if (fd < 0)
+			return;
+		accept_peer(s, fd);
+	}
+}
+
+struct zds_server *zds_server_new(struct loop *l, int listen_fd, const struct zds_ops *ops,
+				  void *ctx, struct err *err)
+{
+	struct zds_server *s = xcalloc(1, sizeof(*s));
+	int r;
+
+	s->loop = l;
+	s->fd = listen_fd;
+	s->ops = ops;
+	s->ctx = ctx;
+	list_init(&s->peers);
+	r = loop_watch(l, &s->watch, listen_fd, EPOLLIN, on_listen);
+	if (r < 0) {
+		(void)err_errno(err, -r, "watch the ZDS socket");
+		return zds_server_free(s);
+	}
+	return s;
+}
+
+struct zds_server *zds_server_free(struct zds_server *s)
+{
+	if (s == NULL)
+		return NULL;
+	loop_unwatch(s->loop, &s->watch);
+	(void)xclose(s->fd);
+	while (!list_empty(&s->peers))
+		peer_close(container_of(s->peers.next, struct zds_peer, node), "agent stops");
+	free(s);
+	return NULL;
+}
+
+/* Newest peer that has its snapshot; without one, the newest that said hello. */
+static struct zds_peer *newest(const struct zds_server *s)
+{
+	struct zds_peer *found = NULL;
+
+	list_for_each (n, &s->peers) {
+		struct zds_peer *p = container_of(n, struct zds_peer, node);
+
+		if (p->state == PEER_STEADY ||
+		    (p->state == PEER_SNAPSHOT && (found == NULL || found->state != PEER_STEADY)))
+			found = p;
+	}
+	return found;
+}
+
+int zds_server_add(struct zds_server *s, struct zds_add *a, const char *uid,
+		   void (*done)(struct zds_add *, int, const char *))
+{
+	struct zds_peer *to = newest(s);
+	struct request *q;
+
+	if (to == NULL)
+		return -ENOTCONN;
+	bug_on(a->peer != NULL);
+	(void)snprintf(a->uid, sizeof(a->uid), "%s", uid);
+	a->done = done;
+	a->peer = to;
+	list_append(&to->adds, &a->node);
+	q = enqueue(to, ZDS_ADD, uid);
+	q->add = a;
+	for (struct list *n = to->node.next; n != &s->peers; n = n->next) {
+		struct zds_peer *p = container_of(n, struct zds_peer, node);
+
+		if (p->state == PEER_SNAPSHOT)
+			enqueue(p, ZDS_ADD, uid);
+	}
+	pump(to);
+	return 0;
+}
+
+void zds_server_add_cancel(struct zds_add *a)
+{
+	struct zds_peer *p = a->peer;
+
+	if (p == NULL)
+		return;
+	if (p->out != NULL && p->out->add == a)
+		p->out->add = NULL;
+	list_for_each (n, &p->queue) {
+		struct request *q = container_of(n, struct request, node);
+
+		if (q->add == a)
+			q->add = NULL;
+	}
+	list_remove(&a->node);
+	a->peer = NULL;
+}
+
+void zds_server_del(struct zds_server *s, const char *uid)
+{
+	list_for_each_safe (n, &s->peers) {
+		struct zds_peer *p = container_of(n, struct zds_peer, node);
+
+		if (p->state != PEER_SNAPSHOT && p->state != PEER_STEADY)
+			continue;
+		enqueue(p, ZDS_DEL, uid);
+		pump(p);
+	}
+}
+
+uint32_t zds_server_version(const struct zds_server *s)
+{
+	const struct zds_peer *p = newest(s);
+
+	return p != NULL ? p->version : 0;
+}
+
+uint64_t zds_server_left_ms(const struct zds_server *s, uint32_t *ret_version)
+{
+	*ret_version = s->left_version;
+	return s->left_ms;
+}
+
+void zds_server_each_peer(const struct zds_server *s,
+			  void (*fn)(void *, const struct zds_peer_info *), void *arg)
+{
+	const struct zds_peer *last = newest(s);
+
+	list_for_each (n, &s->peers) {
+		const struct zds_peer *p = container_of(n, struct zds_peer, node);
+		struct zds_peer_info i = {.pid = p->pid,
+					  .version = p->version,
+					  .snapshot = p->state == PEER_STEADY,
+					  .newest = p == last};
+
+		fn(arg, &i);
+	}
+}

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * pods.c: see pods.h.
+ */
+#include "node-agent/source/pods.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/mem.h"
+
+struct pods {
+	struct htab pods, namespaces;
+	void (*changed)(void *ctx, const char *ns, const char *name);
+	void *ctx;
+};
+
+struct pod *pod_free(struct pod *p)
+{
+	if (p == NULL)
+		return NULL;
+	free(p->name);
+	free(p->ns);
+	free(p->uid);
+	free(p->service_account);
+	free(p->node_name);
+	free(p->mode);
+	free(p->app);
+	free(p->bypass_inbound);
+	free(p->dns_capture);
+	free(p->reroute_ifaces);
+	free(p);
+	return NULL;
+}
+
+struct pod_namespace *pod_namespace_free(struct pod_namespace *n)
+{
+	if (n == NULL)
+		return NULL;
+	free(n->name);
+	free(n->mode);
+	free(n);
+	return NULL;
+}
+
+struct pods *pods_new(void (*changed)(void *, const char *, const char *), void *ctx)
+{
+	struct pods *s = xcalloc(1, sizeof(*s));
+
+	htab_init(&s->pods);
+	htab_init(&s->namespaces);
+	s->changed = changed;
+	s->ctx = ctx;
+	return s;
+}
+
+struct pods *pods_free(struct pods *s)
+{
+	if (s == NULL)
+		return NULL;
+	htab_for_each (n, &s->pods)
+		(void)pod_free(container_of(n, struct pod, node));
+	htab_for_each (n, &s->namespaces)
+		(void)pod_namespace_free(container_of(n, struct pod_namespace, node));
+	htab_fini(&s->pods);
+	htab_fini(&s->namespaces);
+	free(s);
+	return NULL;
+}
+
+static uint64_t pod_hash(const char *ns, const char *name)
+{
+	return hash_mix(hash_str(str_of(ns)), hash_str(str_of(name)));
+}
+
+static struct pod *find(const struct pods *s, const char *ns, const char *name)
+{
+	for (struct hnode *n = htab_first(&s->pods, pod_hash(ns, name)); n != NULL;
+	     n = htab_next(n)) {
+		struct pod *p = container_of(n, struct pod, node);
+
+		if (strcmp(p->ns, ns) == 0 && strcmp(p->name, name) == 0)
+			return p;
+	}
+	return NULL;
+}
+
+static struct pod_namespace *find_namespace(const struct pods *s, const char *name)
+{
+	for (struct hnode *n = htab_first(&s->namespaces, hash_str(str_of(name))); n != NULL;
+	     n = htab_next(n)) {
+		struct pod_namespace *x = container_of(n, struct pod_namespace, node);
+
+		if (strcmp(x->name, name) == 0)
+			return x;
+	}
+	return NULL;
+}
+
+const struct pod *pods_find(const struct pods *s, const char *ns, const char *name)
+{
+	return find(s, ns, name);
+}
+
+const struct pod_namespace *pods_namespace(const struct pods *s, const char *name)
+{
+	return find_namespace(s, name);
+}
+
+const struct pod *pods_find_uid(const struct pods *s, const char *uid)
+{
+	htab_for_each (n, &s->pods) {
+		struct pod *p = container_of(n, struct pod, node);
+
+		if (p->uid != NULL && strcmp(p->uid, uid) == 0)
+			return p;
+	}
+	return NULL;
+}
+
+size_t pods_count(const struct pods *s)
+{
+	return s->pods.count;
+}
+
+size_t pods_namespace_count(const struct pods *s)
+{
+	return s->namespaces.count;
+}
+
+void pods_each(const struct pods *s, void (*fn)(void *, const struct pod *), void *ctx)
+{
+	htab_for_each (n, &s->pods)
+		fn(ctx, container_of(n, struct pod, node));
+}
+
+const void *pods_other_owner(const struct pods *s, const char *ns, const char *name,
+			     const void *owner)
+{
+	const struct pod *p = find(s, ns, name);
+
+	return p != NULL && p->owner != owner ? p->owner : NULL;
+}
+
+const void *pods_namespace_other_owner(const struct pods *s, const char *name, const void *owner)
+{
+	const struct pod_namespace *n = find_namespace(s, name);
+
+	return n != NULL && n->owner != owner ? n->owner : NULL;
+}
+
+static bool same(const char *a, const char *b)
+{
+	return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+static bool pod_same(const struct pod *a, const struct pod *b)
+{
+	if (a->nips != b->nips || a->host_network != b->host_network || a->sidecar != b->sidecar ||
+	    a->terminal != b->terminal)
+		return false;
+	for (size_t i = 0; i < a->nips; i++)
+		if (!ip_eq(&a->ips[i], &b->ips[i]))
+			return false;
+	return same(a->uid, b->uid) && same(a->service_account, b->service_account) &&
+	       same(a->node_name, b->node_name) && same(a->mode, b->mode) && same(a->app, b->app) &&
+	       same(a->bypass_inbound, b->bypass_inbound) && same(a->dns_capture, b->dns_capture) &&
+	       same(a->reroute_ifaces, b->reroute_ifaces);
+}
+
+/* The callback gets copies: it may change the store. */
+static void tell(struct pods *s, const char *ns, const char *name)
+{
+	_cleanup_free_ char *n1 = xstrdup(ns), *n2 = xstrdup(name);
+
+	s->changed(s->ctx, n1, n2);
+}
+
+void pods_put(struct pods *s, struct pod *p, const void *owner, unsigned int generation)
+{
+	struct pod *old = find(s, p->ns, p->name);
+
+	p->owner = owner;
+	p->generation = generation;
+	if (old != NULL && pod_same(old, p)) {
+		old->owner = owner;
+		old->generation = generation;
+		(void)pod_free(p);
+		return;
+	}
+	if (old != NULL) {
+		htab_remove(&s->pods, &old->node);
+		(void)pod_free(old);
+	}
+	htab_insert(&s->pods, &p->node, pod_hash(p->ns, p->name));
+	tell(s, p->ns, p->name);
+}
+
+static void tell_namespace(struct pods *s, const char *name)
+{
+	htab_for_each (n, &s->pods) {
+		struct pod *p = container_of(n, struct pod, node);
+
+		if (strcmp(p->ns, name) == 0)
+			tell(s, p->ns, p->name);
+	}
+}
+
+void pods_put_namespace(struct pods *s, struct pod_namespace *n, const void *owner,
+			unsigned int generation)
+{
+	struct pod_namespace *old = find_namespace(s, n->name);
+
+	n->owner = owner;
+	n->generation = generation;
+	if (old != NULL && same(old->mode, n->mode)) {
+		old->owner = owner;
+		old->generation = generation;
+		(void)pod_namespace_free(n);
+		return;
+	}
+	if (old != NULL) {
+		htab_remove(&s->namespaces, &old->node);
+		(void)pod_namespace_free(old);
+	}
+	htab_insert(&s->namespaces, &n->node, hash_str(str_of(n->name)));
+	tell_namespace(s, n->name);
+}
+
+void pods_sweep(struct pods *s, const void *owner, unsigned int generation)
+{
+	htab_for_each (n, &s->namespaces) {
+		struct pod_namespace *x = container_of(n, struct pod_namespace, node);
+
+		if (x->owner != owner || (generation != 0 && x->generation == generation))
+			continue;
+		htab_remove(&s->namespaces, &x->node);
+		tell_namespace(s, x->name);
+		(void)pod_namespace_free(x);
+	}
+	htab_for_each (n, &s->pods) {
+		struct pod *p = container_of(n, struct pod, node);
+
+		if (p->owner != owner || (generation != 0 && p->generation == generation))
+			continue;
+		htab_remove(&s->pods, &p->node);
+		tell(s, p->ns, p->name);
+		(void)pod_free(p);
+	}
+}
