@@ -1,0 +1,3 @@
+PROGS += ambientctl
+CTL_PURE := ctl/model.c ctl/diagnose.c ctl/table.c ctl/print.c ctl/print_json.c
+SRCS_ambientctl := ctl/main.c ctl/http.c $(CTL_PURE)
