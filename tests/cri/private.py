@@ -6,6 +6,8 @@ for it and removes what namespaces do not take along (cgroups, the work folder).
 Everything that the script starts dies with its PID namespace, whatever happens: the host keeps no
 process, mount, interface, rule or socket of it, and two runs at once do not see each other.
 """
+import fcntl
+import glob
 import os
 import secrets
 import shutil
@@ -16,6 +18,7 @@ import sys
 import tempfile
 
 MARK = "AMBIENT_PRIVATE_NODE"
+PREFIX = "ambient-node-"
 CGROUPS = "/sys/fs/cgroup"
 
 
@@ -37,33 +40,51 @@ def enter(keep=None):
     if keep:
         os.makedirs(keep, exist_ok=True)
     # A host name, too, so no underscore, which mkdtemp() likes.
-    work = os.path.join(tempfile.gettempdir(), "ambient-node-" + secrets.token_hex(4))
+    sweep()
+    work = os.path.join(tempfile.gettempdir(), PREFIX + secrets.token_hex(4))
     os.mkdir(work, 0o700)
-    try:
-        status = _run_inside(os.path.basename(work), work)
-    finally:
-        remove_cgroups(os.path.basename(work))
-        shutil.rmtree(work, ignore_errors=True)
+    with open(work + "/lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            status = _run_inside(os.path.basename(work), work)
+        finally:
+            _remove(work)
     sys.exit(status)
+
+
+def _remove(work):
+    remove_cgroups(os.path.basename(work))
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def sweep():
+    """Removes what runs left that were killed (SIGKILL) before they could: empty cgroups, folders.
+    Nobody holds their lock."""
+    for work in glob.glob(os.path.join(tempfile.gettempdir(), PREFIX + "*")):
+        try:
+            with open(work + "/lock") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(work)
+        except OSError:
+            continue
 
 
 def _run_inside(node, work):
     """Runs this script again as (the child of) PID 1 of new namespaces; returns its exit status."""
     env = dict(os.environ, **{MARK: node, "TMPDIR": work})
-    # The shell in between is PID 1: it reaps what double-forking daemons leave behind.
-    argv = ["unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child",
-            "--mount-proc", "--propagation", "private", "--", "sh", "-c", '"$@"; exit $?', "sh",
-            sys.executable, "-u", os.path.abspath(sys.argv[0])] + sys.argv[1:]
-    p = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
+    # The shell in between is PID 1: it reaps what double-forking daemons leave behind. If we are
+    # killed, the kernel kills unshare, and with it everything inside.
+    argv = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--net", "--uts", "--ipc",
+            "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private", "--",
+            "sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-u", os.path.abspath(sys.argv[0])]
+    p = subprocess.Popen(argv + sys.argv[1:], env=env, stdin=subprocess.DEVNULL,
+                         start_new_session=True)
     stops = []
 
     def stop(signum, _frame):
-        # First time: ask the script, which cleans up. Second time: end the namespace.
+        # First time: ask the script, which cleans up. Second time: end the namespaces.
         stops.append(signum)
-        if len(stops) == 1:
-            os.killpg(p.pid, signal.SIGINT)
-        else:
-            p.kill()
+        os.killpg(p.pid, signal.SIGINT if len(stops) == 1 else signal.SIGKILL)
 
     for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(s, stop)
@@ -83,7 +104,8 @@ def _settle():
         if os.path.exists(f):
             with open(f, "w") as out:
                 out.write("1")
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Whoever started us may have had SIGINT ignored (a shell's background job does).
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return os.environ["TMPDIR"]
 
 
