@@ -156,7 +156,7 @@ static void agent_rows(struct ctl_table *t, const struct ctl_agent *g)
 	if (!g->ready && g->reason.n != 0)
 		strbuf_printf(&agent, ": %.*s", STR_FMT(g->reason));
 	row(t, "agent", &agent, g->ready ? CTL_GREEN : CTL_RED);
-	strbuf_printf(&source, "%.*s %.*s, %s, %u pods, %u namespaces",
+	strbuf_printf(&source, "%.*s %.*s, %s, pods: %u, namespaces: %u",
 		      STR_FMT(or_else(g->source_kind, "?")), STR_FMT(g->source_where),
 		      g->synced ? "synced" : "NOT SYNCED", g->source_pods, g->source_namespaces);
 	if (g->source_error.n != 0)
@@ -238,7 +238,7 @@ static void ztunnel_rows(struct ctl_table *t, const struct ctl_ztunnel *z, int64
 		in += z->workloads[i].inbound;
 		out += z->workloads[i].outbound;
 	}
-	strbuf_printf(&w, "%zu up, %zu waiting; %zu connections in, %zu out", up,
+	strbuf_printf(&w, "%zu up, %zu waiting; connections: %zu in, %zu out", up,
 		      z->nworkloads - up, in, out);
 	row(t, "workloads", &w, up == z->nworkloads ? CTL_PLAIN : CTL_YELLOW);
 	if (z->ca.n != 0)
