@@ -134,6 +134,11 @@ static void check_ztunnel(struct list_of_problems *l, const struct ctl_ztunnel *
 	if (z->ready == CTL_READY_NO)
 		problem(l, "wait for what it names; its log: journalctl -u ztunnel",
 			"ztunnel is not ready: %s", str_shown(z->ready_text));
+	if (z->state_error.n != 0)
+		problem(l,
+			"correct the file that LOCAL_XDS_PATH names; until then the last good "
+			"state counts",
+			"ztunnel's mesh state has an error: %s", str_shown(z->state_error));
 	for (size_t i = 0; i < z->ncerts; i++)
 		check_cert(l, &z->certs[i], now);
 }

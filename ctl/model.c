@@ -255,6 +255,9 @@ int ctl_ztunnel_read(const struct doc *d, struct arena *a, struct ctl_ztunnel *r
 		return r;
 	read_version(d, &z);
 	read_ca(d, &z);
+	c = doc_get(doc_get(d, "localState"), "error");
+	if (c != NULL && c->kind == DOC_TEXT)
+		z.state_error = c->text;
 	r = open_list(d, "certificates", sizeof(*z.certs), a, &z.certs, &z.ncerts, &c, err);
 	for (size_t i = 0; r == 0 && c != NULL; c = c->next, i++)
 		r = read_cert(c, &z.certs[i], err);

@@ -58,6 +58,7 @@ struct ctl_ztunnel {
 	struct str version, ready_text;
 	struct str ca; /* address, or folder of the development CA */
 	bool ca_is_dev;
+	struct str state_error; /* of the local mesh state: the last good one counts */
 	enum ctl_ready ready;
 	struct ctl_cert *certs;
 	struct ctl_workload *workloads;

@@ -106,6 +106,7 @@ static void write_ztunnel(struct jsonw *w, const struct ctl_ztunnel *z, int64_t 
 	jsonw_str(w, "readyText", z->ready_text);
 	jsonw_str(w, "ca", z->ca);
 	jsonw_bool(w, "developmentCA", z->ca_is_dev);
+	jsonw_str(w, "stateError", z->state_error);
 	jsonw_list(w, "certificates");
 	for (size_t i = 0; i < z->ncerts; i++)
 		write_cert(w, NULL, &z->certs[i], now);

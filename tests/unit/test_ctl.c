@@ -177,6 +177,8 @@ static void ctl_diagnose__one_fault_one_line(void **state)
 		{"\"present\",\"ruleDiff\":\"\"",
 		 "\"different\",\"ruleDiff\":\"missing: a\\nextra: b\"", NULL, NULL,
 		 "the rules of pod shop/web are different: missing: a"},
+		{NULL, NULL, "\"other\":[1]", "\"localState\":{\"error\":\"line 3\"}",
+		 "ztunnel's mesh state has an error: line 3"},
 		{NULL, NULL, "\"u1\"", "\"u9\"",
 		 "pod shop/web is enrolled but ztunnel does not know it"},
 		{NULL, NULL, "\"Up\"", "\"Pending\"",
