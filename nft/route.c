@@ -22,7 +22,7 @@
 #include "nft/ns.h"
 
 #define LO_IFINDEX 1 /* in every network namespace */
-#define DEL_ROUNDS 8 /* duplicates that somebody else made of our rule */
+#define DEL_ROUNDS 8 /* the same route with other metrics, added by somebody else */
 
 static const uint8_t family_of[2] = {AF_INET, AF_INET6};
 
@@ -202,7 +202,7 @@ static void look_at_route(struct nl_object *o, void *arg)
 	struct nl_addr *dst = rtnl_route_get_dst(r);
 
 	if (f >= 0 && rtnl_route_get_table(r) == NFT_REPLY_TABLE &&
-	    rtnl_route_get_type(r) == RTN_LOCAL &&
+	    rtnl_route_get_type(r) == RTN_LOCAL && rtnl_route_get_tos(r) == 0 &&
 	    (dst == NULL || nl_addr_get_prefixlen(dst) == 0) && rtnl_route_get_nnexthops(r) == 1 &&
 	    rtnl_route_nh_get_ifindex(rtnl_route_nexthop_n(r, 0)) == LO_IFINDEX)
 		s->there[f][NFT_ROUTE] = true;
