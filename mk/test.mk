@@ -100,3 +100,8 @@ fuzz-run:
 .PHONY: stats
 stats: all
 	@$(PYTHON) tests/stats.py $(B)/bin $(PROGS)
+
+# Turns decisions round, one at a time, and expects the unit tests to notice.
+.PHONY: mutants
+mutants:
+	@$(PYTHON) tests/mutants.py

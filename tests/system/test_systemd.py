@@ -105,13 +105,12 @@ class Machine:
             os.makedirs(self.root + "/etc/tmpfiles.d", exist_ok=True)
             shutil.copy(os.path.join(TMPFILES, c), self.root + "/etc/tmpfiles.d")
         for target, unit in (("multi-user", "ambient-agent.service"), ("multi-user", "ztunnel.service"),
-                             ("sockets", "ambient-agent.socket")):
+                             ("sockets", "ambient-agent.socket"), ("sockets", "ambient-agent-zds.socket")):
             wants = f"{self.root}/etc/systemd/system/{target}.target.wants"
             os.makedirs(wants, exist_ok=True)
             os.symlink("/etc/systemd/system/" + unit, os.path.join(wants, unit))
         self.write("/etc/default/ambient-agent", "NODE_NAME=node1\nAMBIENT_HOST_PROBES=off\n")
-        self.write("/etc/default/ztunnel", "NODE_NAME=node1\nLOCAL_XDS_PATH=/etc/ambient/state.yaml\n"
-                   "AMBIENT_DEV_CA_DIR=/var/lib/ambient/ca\n")
+        self.write("/etc/default/ztunnel", "NODE_NAME=node1\nLOCAL_XDS_PATH=/etc/ambient/state.yaml\n")
         self.write("/etc/ambient/manifests/web.yaml", MANIFEST)
         self.write("/etc/ambient/state.yaml", STATE)
 
@@ -235,7 +234,7 @@ def steps(m):
     seen = {}
 
     def active():
-        for unit in ("ambient-agent.socket", "ambient-agent.service", "ztunnel.service"):
+        for unit in ("ambient-agent.socket", "ambient-agent-zds.socket", "ambient-agent.service", "ztunnel.service"):
             wait_for(unit + " to be active", lambda u=unit: m.show(u, "ActiveState") == "active")
             expect(m.show(unit, "NRestarts") in ("", "0"), True, unit + " was restarted")
 
@@ -304,7 +303,8 @@ def steps(m):
     def quiet():
         for unit in ("ambient-agent.service", "ztunnel.service"):
             expect(m.show(unit, "ActiveState"), "active", unit)
-        m.run("systemctl", "stop", "ztunnel.service", "ambient-agent.socket", "ambient-agent.service")
+        m.run("systemctl", "stop", "ztunnel.service", "ambient-agent.socket", "ambient-agent-zds.socket",
+              "ambient-agent.service")
         for unit in ("ambient-agent.service", "ztunnel.service"):
             expect(m.show(unit, "Result"), "success", unit + " stopped with")
 
