@@ -7,3 +7,10 @@ PKGS_test_http1 := libmicrohttpd
 FUZZERS += json yaml zds ip spiffe
 PKGS_fuzz_yaml := yaml-0.1
 PKGS_fuzz_zds := libprotobuf-c
+
+# The differential test's driver; not installed.
+PROGS += jsoncheck
+SRCS_jsoncheck := tests/system/jsoncheck.c
+UNIT_TESTS += tls h2
+PKGS_test_tls := openssl
+PKGS_test_h2 := libnghttp2
