@@ -17,6 +17,6 @@ PKGS_ztunnel += jemalloc
 $(B)/ztunnel/main.o: CFLAGS_ALL += -DAMBIENT_JEMALLOC=1
 endif
 
-UNIT_TESTS += mesh
-OBJS_test_mesh := $(ZT_MESH)
-PKGS_test_mesh := yaml-0.1
+UNIT_TESTS += mesh decide rbac local_state
+$(foreach t,mesh decide rbac local_state,$(eval OBJS_test_$(t) := $(ZT_MESH)))
+$(foreach t,mesh decide rbac local_state,$(eval PKGS_test_$(t) := yaml-0.1))

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * test_mesh.c: the snapshot's indices and their ranking (ztunnel-spec 3.9, 4.1, 4.2).
+ */
+#include "tests/unit/zt_helper.h"
+
+#include <errno.h>
+
+#define WL(uid, name, rest)                                                                        \
+	"  - {uid: '" uid "', name: " name ", namespace: ns1, serviceAccount: sa1, " rest "}\n"
+
+static void workload_by_ip__ranking(void **state)
+{
+	/* ztunnel-spec 4.1: pod and HBONE 3, pod 2, HBONE 1, neither 0; the last wins ties */
+	static const struct {
+		const char *name, *a, *b, *want;
+	} rows[] = {
+		{"pod beats hbone",
+		 WL("k//Pod/ns1/a", "a", "workloadIps: [10.0.0.1], services: {}"),
+		 WL("k/x/b", "b", "protocol: HBONE, workloadIps: [10.0.0.1], services: {}"), "a"},
+		{"pod with hbone beats pod",
+		 WL("k//Pod/ns1/a", "a", "protocol: HBONE, workloadIps: [10.0.0.1], services: {}"),
+		 WL("k//Pod/ns1/b", "b", "workloadIps: [10.0.0.1], services: {}"), "a"},
+		{"last wins ties", WL("k//Pod/ns1/a", "a", "workloadIps: [10.0.0.1], services: {}"),
+		 WL("k//Pod/ns1/b", "b", "workloadIps: [10.0.0.1], services: {}"), "b"},
+		{"hbone beats neither",
+		 WL("a", "a", "protocol: HBONE, workloadIps: [10.0.0.1], services: {}"),
+		 WL("b", "b", "workloadIps: [10.0.0.1], services: {}"), "a"},
+		{"host network is not indexed",
+		 WL("k//Pod/ns1/a", "a", "workloadIps: [10.0.0.1], services: {}"),
+		 WL("k//Pod/ns1/b", "b",
+		    "networkMode: HostNetwork, workloadIps: [10.0.0.1], services: {}"),
+		 "a"},
+	};
+	struct ip_addr a = ip("10.0.0.1"), mapped = ip("::ffff:10.0.0.1");
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		char yaml[1024];
+		struct mesh *m;
+		struct workload *w;
+
+		print_message("row: %s\n", rows[i].name);
+		(void)snprintf(yaml, sizeof(yaml), "workloads:\n%s%s", rows[i].a, rows[i].b);
+		m = mesh_from(yaml);
+		w = mesh_workload_by_ip(m, STR(""), &a);
+		assert_non_null(w);
+		assert_true(str_eqc(w->name, rows[i].want));
+		assert_ptr_equal(mesh_workload_by_ip(m, STR(""), &mapped), w);
+		assert_null(mesh_workload_by_ip(m, STR("other"), &a));
+		mesh_unref(m);
+	}
+}
+
+static void local_workload__only_this_node(void **state)
+{
+	/* ztunnel-spec 3.9 */
+	static const char yaml[] =
+		"workloads:\n" WL("u1", "a", "node: n1, workloadIps: [10.0.0.1], services: {}")
+			WL("u2", "b", "node: n2, workloadIps: [10.0.0.2], services: {}");
+	struct mesh *m = mesh_from_node(yaml, "n1"), *all = mesh_from_node(yaml, "");
+
+	(void)state;
+	assert_non_null(mesh_local_workload(m, STR("a"), STR("ns1"), STR("sa1")));
+	assert_null(mesh_local_workload(m, STR("b"), STR("ns1"), STR("sa1")));
+	assert_null(mesh_local_workload(m, STR("a"), STR("ns2"), STR("sa1")));
+	assert_null(mesh_local_workload(m, STR("a"), STR("ns1"), STR("sa2")));
+	assert_non_null(mesh_local_workload(all, STR("b"), STR("ns1"), STR("sa1")));
+	mesh_unref(m);
+	mesh_unref(all);
+}
+
+#define SVC(name, ns, rest)                                                                        \
+	"  - {name: " name ", namespace: " ns ", hostname: " name                                  \
+	".example, ports: {80: 8080}, " rest "}\n"
+
+static void service_by_vip__ranking(void **state)
+{
+	/* ztunnel-spec 4.2 */
+	static const struct {
+		const char *title, *services, *ip, *client_ns, *want;
+	} rows[] = {
+		{"first", SVC("a", "x", "vips: [/10.1.0.1]") SVC("b", "y", "vips: [/10.1.0.1]"),
+		 "10.1.0.1", "z", "a"},
+		{"client's namespace",
+		 SVC("a", "x", "vips: [/10.1.0.1]") SVC("b", "y", "vips: [/10.1.0.1]"), "10.1.0.1",
+		 "y", "b"},
+		{"canonical beats first",
+		 SVC("a", "x", "vips: [/10.1.0.1]")
+			 SVC("b", "y", "canonical: true, vips: [/10.1.0.1]"),
+		 "10.1.0.1", "z", "b"},
+		{"the last canonical wins",
+		 SVC("a", "x", "canonical: true, vips: [/10.1.0.1]")
+			 SVC("b", "y", "canonical: true, vips: [/10.1.0.1]"),
+		 "10.1.0.1", "z", "b"},
+		{"namespace beats canonical",
+		 SVC("a", "x", "vips: [/10.1.0.1]")
+			 SVC("b", "y", "canonical: true, vips: [/10.1.0.1]"),
+		 "10.1.0.1", "x", "a"},
+		{"later of the same namespace replaces",
+		 SVC("a", "x", "vips: [/10.1.0.1]") SVC("b", "x", "vips: [/10.1.0.1]"), "10.1.0.1",
+		 "z", "b"},
+		{"private of another namespace is invisible",
+		 SVC("a", "x", "visibility: Namespace, vips: [/10.1.0.1]"), "10.1.0.1", "z", NULL},
+		{"private of the own one is visible",
+		 SVC("a", "x", "visibility: Namespace, vips: [/10.1.0.1]"), "10.1.0.1", "x", "a"},
+		{"private falls through to a CIDR",
+		 SVC("a", "x", "visibility: Namespace, vips: [/10.1.0.1]")
+			 SVC("b", "y", "vips: [], cidrVips: [/10.1.0.0/16]"),
+		 "10.1.0.1", "z", "b"},
+		{"exact beats CIDR",
+		 SVC("a", "x", "vips: [], cidrVips: [/10.1.0.1/32]")
+			 SVC("b", "y", "vips: [/10.1.0.1]"),
+		 "10.1.0.1", "x", "b"},
+		{"longest prefix",
+		 SVC("a", "x", "vips: [], cidrVips: [/10.0.0.0/8]")
+			 SVC("b", "y", "vips: [], cidrVips: [/10.1.0.0/16]"),
+		 "10.1.0.1", "z", "b"},
+		{"namespace beats prefix length",
+		 SVC("a", "x", "vips: [], cidrVips: [/10.0.0.0/8]")
+			 SVC("b", "y", "vips: [], cidrVips: [/10.1.0.0/16]"),
+		 "10.1.0.1", "x", "a"},
+		{"canonical breaks a tie of prefixes",
+		 SVC("a", "x", "vips: [], cidrVips: [/10.0.0.0/8]")
+			 SVC("b", "y", "canonical: true, vips: [], cidrVips: [/10.0.0.0/8]"),
+		 "10.1.0.1", "z", "b"},
+		{"ties keep the earlier",
+		 SVC("a", "x", "vips: [], cidrVips: [/10.0.0.0/8]")
+			 SVC("b", "y", "vips: [], cidrVips: [/10.0.0.0/8]"),
+		 "10.1.0.1", "z", "a"},
+		{"other family", SVC("a", "x", "vips: [], cidrVips: ['/fd00::/8']"), "10.1.0.1",
+		 "x", NULL},
+		{"v6 prefix", SVC("a", "x", "vips: [], cidrVips: ['/fd00::/8']"), "fd00::1", "z",
+		 "a"},
+		{"other network", SVC("a", "x", "vips: [remote/10.1.0.1]"), "10.1.0.1", "x", NULL},
+		{"CIDR of another network",
+		 SVC("a", "x", "vips: [], cidrVips: [remote/10.0.0.0/8]"), "10.1.0.1", "x", NULL},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct ip_addr a = ip(rows[i].ip);
+		struct service *s;
+		char yaml[2048];
+		struct mesh *m;
+
+		print_message("row: %s\n", rows[i].title);
+		(void)snprintf(yaml, sizeof(yaml), "services:\n%s", rows[i].services);
+		m = mesh_from(yaml);
+		s = mesh_service_by_vip(m, STR(""), &a, str_of(rows[i].client_ns));
+		if (rows[i].want == NULL)
+			assert_null(s);
+		else
+			assert_true(s != NULL && str_eqc(s->name, rows[i].want));
+		mesh_unref(m);
+	}
+}
+
+static void endpoints__health_and_membership(void **state)
+{
+	static const char yaml[] = "services:\n" SVC(
+		"a", "x",
+		"vips: [/10.1.0.1]") SVC("b", "x",
+					 "vips: [/10.1.0.2], loadBalancer: {healthPolicy: "
+					 "AllowAll}") "workloads"
+						      ":\n" WL("u1", "p1",
+							       "workloadIps: [10.0.0.1], services: "
+							       "{x/a.example: {80: 80}}")
+							      WL("u2", "p2",
+								 "status: Unhealthy, workloadIps: "
+								 "[10.0.0.2], services: "
+								 "{x/a.example: {80: 80}, "
+								 "x/b.example: {80: 9090}, "
+								 "x/unknown.example: {}}");
+	struct mesh *m = mesh_from(yaml);
+	struct service *a = mesh_service_by_host(m, STR("x"), STR("a.example"));
+	struct service *b = mesh_service_by_host(m, STR("x"), STR("b.example"));
+	const struct endpoint *e;
+	size_t n;
+
+	(void)state;
+	e = mesh_endpoints(m, a, &n);
+	assert_int_equal(n, 1);
+	assert_true(str_eqc(e[0].wl->uid, "u1"));
+	e = mesh_endpoints(m, b, &n);
+	assert_int_equal(n, 1);
+	assert_int_equal(e[0].ports[0].target_port, 9090);
+	assert_null(mesh_service_by_host(m, STR("y"), STR("a.example")));
+	mesh_unref(m);
+}
+
+static void builder__duplicates_are_errors(void **state)
+{
+	static const struct {
+		const char *yaml, *want;
+	} rows[] = {
+		{"workloads:\n" WL("u", "a", "workloadIps: [], services: {}")
+			 WL("u", "b", "workloadIps: [], services: {}"),
+		 "uid u is used twice"},
+		{"services:\n" SVC("a", "x", "vips: []") SVC("a", "x", "vips: []"), "there twice"},
+		{"policies:\n"
+		 "  - {name: p, namespace: n, scope: Global, action: Deny, rules: []}\n"
+		 "  - {name: p, namespace: n, scope: Namespace, action: Deny, rules: []}\n",
+		 "n/p is there twice"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct err e = {0};
+
+		assert_null(local_state_parse(str_of(rows[i].yaml), STR(""), 1, &e));
+		assert_non_null(strstr(e.msg, rows[i].want));
+	}
+}
+
+static void snapshot__objects_outlive_it_with_a_reference(void **state)
+{
+	struct mesh *m = mesh_from("workloads:\n" WL("u", "a", "workloadIps: [], services: {}"));
+	struct workload *w = workload_ref(mesh_workload_by_uid(m, STR("u")));
+	struct mesh *again = mesh_ref(m);
+
+	(void)state;
+	mesh_unref(m);
+	assert_non_null(mesh_workload_by_uid(again, STR("u")));
+	mesh_unref(again);
+	assert_string_equal(w->identity, "spiffe://cluster.local/ns/ns1/sa/sa1");
+	workload_unref(w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(workload_by_ip__ranking),
+		cmocka_unit_test(local_workload__only_this_node),
+		cmocka_unit_test(service_by_vip__ranking),
+		cmocka_unit_test(endpoints__health_and_membership),
+		cmocka_unit_test(builder__duplicates_are_errors),
+		cmocka_unit_test(snapshot__objects_outlive_it_with_a_reference),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
