@@ -38,7 +38,8 @@ int nft_parse_ifaces(struct str list, struct nft_pod_opts *o, struct err *err) _
 
 /* Puts tables, rules, route and policy rules in place. Idempotent: repeating it, or applying over
  * an older set (also one by the stock agent), ends in the same state. Atomic for the tables: on
- * error the former rules are untouched; routes that this call added are taken back. */
+ * error the former rules are untouched; routes that this call added are taken back. Brings lo up
+ * if it is down, for good: runtimes run the loopback plugin beside the chain, not before it. */
 int nft_pod_apply(int netns_fd, const struct nft_pod_opts *o, struct err *err) _must_check_;
 /* Removes everything nft_pod_apply() may have added, in reverse order. Nothing there is success. */
 int nft_pod_remove(int netns_fd, struct err *err) _must_check_;

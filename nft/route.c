@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <linux/fib_rules.h>
+#include <linux/if.h>
 #include <linux/if_link.h>
 #include <linux/ipv6.h>
 #include <linux/rtnetlink.h>
@@ -113,11 +114,6 @@ static int ask(const struct nft_ns *ns, struct nl_msg *m, nl_recvmsg_msg_cb_t va
 
 static int fail(struct err *err, const struct answer *a, const char *doing, const char *what)
 {
-	if (a->code == ENETDOWN)
-		return err_set(err, ENETDOWN,
-			       "%s %s: lo is down in this namespace (the runtime's loopback plugin "
-			       "must run first)",
-			       doing, what);
 	return nft_kernel_error(err, a->code, a->text, NULL, "%s %s", doing, what);
 }
 
@@ -286,6 +282,32 @@ static int change(const struct nft_ns *ns, int f, enum nft_route_kind k, bool ad
 	return ask(ns, m, NULL, NULL, a);
 }
 
+/* Runtimes run the loopback plugin beside the chain, not before it: lo may still be down, and the
+ * kernel takes no route through it then. Bringing it up is what that plugin is about to do. */
+static int bring_lo_up(const struct nft_ns *ns, struct answer *a)
+{
+	_cleanup_(free_msg) struct nl_msg *m = nlmsg_alloc_simple(RTM_NEWLINK, 0);
+	struct ifinfomsg ifi = {.ifi_family = AF_UNSPEC,
+				.ifi_index = LO_IFINDEX,
+				.ifi_flags = IFF_UP,
+				.ifi_change = IFF_UP};
+
+	if (m == NULL || nlmsg_append(m, &ifi, sizeof(ifi), NLMSG_ALIGNTO) < 0) {
+		*a = (struct answer){.code = ENOMEM};
+		return -ENOMEM;
+	}
+	return ask(ns, m, NULL, NULL, a);
+}
+
+static int add_one(const struct nft_ns *ns, int f, enum nft_route_kind k, struct answer *a)
+{
+	int r = change(ns, f, k, true, a);
+
+	if (r == -ENETDOWN && bring_lo_up(ns, a) == 0)
+		r = change(ns, f, k, true, a);
+	return r;
+}
+
 int nft_routes_add(const struct nft_ns *ns, struct nft_routes *ret_added, struct err *err)
 {
 	const struct nft_routes want = nft_routes_wanted(ns);
@@ -301,7 +323,7 @@ int nft_routes_add(const struct nft_ns *ns, struct nft_routes *ret_added, struct
 		for (enum nft_route_kind k = 0; k < NFT_ROUTE_KIND_N; k++) {
 			if (!want.there[f][k] || have.there[f][k])
 				continue;
-			r = change(ns, f, k, true, &a);
+			r = add_one(ns, f, k, &a);
 			if (r == -EEXIST) /* somebody was faster, with the same */
 				continue;
 			if (r < 0)

@@ -25,7 +25,8 @@ int nft_ipv6_read(const struct nft_ns *ns, bool *ret_any, bool *ret_lo, struct e
 /* What this namespace should have. */
 struct nft_routes nft_routes_wanted(const struct nft_ns *ns);
 int nft_routes_read(const struct nft_ns *ns, struct nft_routes *ret, struct err *err) _must_check_;
-/* Adds what is wanted and not there. *ret_added: what this call added, also on failure. */
+/* Adds what is wanted and not there; brings lo up where it is down. *ret_added: what this call
+ * added, also on failure. */
 int nft_routes_add(const struct nft_ns *ns, struct nft_routes *ret_added, struct err *err)
 	_must_check_;
 /* Takes @which away again, policy rules first. What is gone already is fine. */
