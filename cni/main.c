@@ -89,6 +89,8 @@ static int ask(struct call *c, uint64_t limit_ms, struct rpc_answer *ret)
 
 	/* A tenth is ours, so that the agent gives up, and says why, before we do. */
 	rpc.deadline_ms = (deadline > now ? deadline - now : 0) * 9 / 10;
+	if (rpc.deadline_ms == 0)
+		rpc.deadline_ms = 1; /* what the agent takes at least */
 	if (rpc_encode(&rpc, &request, &c->fail) < 0)
 		return -1;
 	if (exchange_agent(c->conf.socket, (struct str){request.p, request.n}, deadline, c->arena,
