@@ -3,10 +3,9 @@
 """cni_bench.py: what the CNI plugin costs a pod, from spawn to exit, against the reference `loopback` plugin.
 
 usage: cni_bench.py --bin DIR [--runs 300] [--reference /usr/lib/cni/loopback]
-                    [--agent-run-dir DIR --pod NAMESPACE/NAME --netns PATH]
-All rows are taken in turns in one run: compare rows, not machines. The mesh row's agent is a script that answers at
-once, so it is the plugin's own cost; with --agent-run-dir a row with a real agent is added (ADD of one enrolled pod,
-again and again). Peak memory is what the kernel says while the plugin waits for the agent."""
+All rows are taken in turns in one run: compare rows, not machines. In one mesh row the agent is a script that answers
+at once, so it is the plugin's own cost; in the last one it is our agent with a ztunnel that acknowledges at once, and
+every ADD is a whole enrolment (rules, routes, sockets, ZDS), undone by a DEL that is not timed. Peak memory is what the kernel says while the plugin waits for the agent."""
 import argparse
 import json
 import multiprocessing
@@ -56,6 +55,43 @@ class Case:
         self.cpu.append((usage.ru_utime + usage.ru_stime) * 1e3)
 
 
+    def undo(self):
+        os.lseek(self.stdin.fileno(), 0, os.SEEK_SET)
+        subprocess.run([self.program], env=dict(self.env, CNI_COMMAND="DEL"), stdin=self.stdin, check=True)
+
+
+class RealAgent:
+    """Our agent, one pod of the mesh, and a ztunnel that acknowledges everything."""
+
+    def __init__(self, bin_dir):
+        sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "system"))
+        import test_agent
+        test_agent.BIN = os.path.abspath(bin_dir)
+        self.world = w = test_agent.World()
+        w.namespace("default", "ambient")
+        self.pod = test_agent.Pod(w, "app")
+        w.put("p.yaml", self.pod.manifest())
+        w.start()
+        z = w.ready_ztunnel(test_agent.V2)
+        z.s.settimeout(None)
+        self.ztunnel = multiprocessing.Process(target=self.acknowledge, args=(z,), daemon=True)
+        self.ztunnel.start()
+
+    @staticmethod
+    def acknowledge(z):
+        while True:
+            _, fds = z.recv()
+            for fd in fds:
+                os.close(fd)
+            z.fds.clear()
+            z.ack()
+
+    def close(self):
+        self.ztunnel.terminate()
+        self.ztunnel.join()
+        self.world.close()
+
+
 def at(values, share):
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
@@ -93,9 +129,6 @@ def main():
     parser.add_argument("--bin", required=True)
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--reference", default="/usr/lib/cni/loopback")
-    parser.add_argument("--agent-run-dir")
-    parser.add_argument("--pod", help="NAMESPACE/NAME that the real agent knows")
-    parser.add_argument("--netns", help="network namespace of that pod")
     args = parser.parse_args()
     plugin = os.path.join(os.path.abspath(args.bin), "ambient-cni")
     name = f"cnibench{os.getpid()}"
@@ -111,19 +144,23 @@ def main():
     listener.listen(64)
     agent = multiprocessing.Process(target=answer_at_once, args=(listener,), daemon=True)
     agent.start()
+    real = RealAgent(args.bin) if os.path.exists(os.path.join(args.bin, "ambient-agent")) else None
     try:
         cases = [Case("reference `loopback`", args.reference, {"cniVersion": "1.0.0", "name": "bench", "type": "loopback"},
                       netns, pod),
                  Case("ours, pod that passes through", plugin, dict(conf, exclude_namespaces=["shop"]), netns, pod),
                  Case("ours, mesh pod, agent answers at once", plugin, conf, netns, pod)]
-        if args.agent_run_dir:
-            namespace, _, pod_name = args.pod.partition("/")
-            cases.append(Case("ours, mesh pod, real agent", plugin, dict(conf, cni_agent_run_dir=args.agent_run_dir), args.netns,
-                              f"IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod_name}"))
+        if real is not None:
+            cases.append(Case("ours, mesh pod, our agent: the whole enrolment", plugin,
+                              dict(conf, cni_agent_run_dir=real.world.dir + "/run", prevResult=dict(prev, ips=[
+                                  {"address": real.pod.ip + "/24", "interface": 0}])), real.pod.path,
+                              f"IgnoreUnknown=1;K8S_POD_NAMESPACE={real.pod.ns};K8S_POD_NAME={real.pod.name}"))
         with tempfile.TemporaryFile() as out:
             for i in range(args.runs + 5):
                 for case in cases:
                     case.once(out.fileno())
+                if real is not None:
+                    cases[-1].undo()
                 if i == 4:  # warm-up
                     for case in cases:
                         case.wall, case.cpu = [], []
@@ -132,6 +169,8 @@ def main():
         print(f"\nPeak resident memory of ours: {peak_kib(cases[2], os.path.join(folder, 'pluginevent.sock'))} KiB; "
               f"binary: {os.path.getsize(plugin) // 1024} KiB.")
     finally:
+        if real is not None:
+            real.close()
         agent.terminate()
         agent.join()
         listener.close()
