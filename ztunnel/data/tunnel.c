@@ -277,7 +277,11 @@ static bool reset_is_abort(const struct conn *c)
 static void closed_early(struct conn *c)
 {
 	if (c->kind == CONN_OUT) {
-		if (c->t.code != H2_REFUSED_STREAM || !pool_retry(c))
+		/* INTERNAL_ERROR on a retired session: never sent, GOAWAY came first */
+		bool unsent = c->t.code == H2_REFUSED_STREAM ||
+			      (c->t.code == H2_INTERNAL_ERROR && c->t.s != NULL && c->t.s->retired);
+
+		if (!unsent || !pool_retry(c))
 			conn_end(c, END_RESET, FLAG_CONNECT,
 				 "h2 failed: the stream was reset before it was answered");
 		return;
