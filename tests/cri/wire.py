@@ -152,16 +152,19 @@ def streams(path):
     return found
 
 
-def tls_records(data):
-    """Counter of the TLS record types in @data; raises ValueError at the first byte that is none."""
+def tls_records(data, cut_ok=False):
+    """Counter of the TLS record types in @data; raises ValueError at the first byte that is none.
+    @cut_ok: the last record may be incomplete."""
     seen, at = collections.Counter(), 0
     while at < len(data):
         if len(data) - at < 5:
+            if cut_ok:
+                break
             raise ValueError("offset %d: %d bytes left over" % (at, len(data) - at))
         kind, major, length = data[at], data[at + 1], struct.unpack("!H", data[at + 3:at + 5])[0]
         if kind not in TLS_RECORDS or major != 3 or length > TLS_RECORD_MAX:
             raise ValueError("offset %d: no TLS record: %r" % (at, data[at:at + 16]))
-        if at + 5 + length > len(data):
+        if at + 5 + length > len(data) and not cut_ok:
             raise ValueError("offset %d: record of %d bytes is cut off" % (at, length))
         seen[TLS_RECORDS[kind]] += 1
         at += 5 + length
@@ -171,7 +174,7 @@ def tls_records(data):
 Summary = collections.namedtuple("Summary", "ports packets bytes records problems")
 
 
-def summary(path, a, b, tls_port=15008):
+def summary(path, a, b, tls_port=15008, cut_ok=False):
     """What hosts @a and @b said to each other: destination ports (of the side that answered),
     packets, payload bytes, TLS records of connections to @tls_port, and problems: whatever is not
     whole TLS records on that port."""
@@ -193,7 +196,7 @@ def summary(path, a, b, tls_port=15008):
             problems.append(name + ": a part was not captured")
             continue
         try:
-            records += tls_records(data)
+            records += tls_records(data, cut_ok)
         except ValueError as e:
             problems.append("%s: %s" % (name, e))
     return Summary(dict(ports), npackets, nbytes, dict(records), problems)

@@ -16,7 +16,7 @@ BIG_BYTES = 200 * 1000 * 1000
 LOAD = """
 n=0
 while [ ! -e /tmp/stop ]; do
-  if error=$(wget -q -T 30 -O /dev/null $2 2>&1); then n=$((n+1)); echo $n > /tmp/done.$1
+  if error=$(timeout 30 wget -q -O /dev/null $2 2>&1); then n=$((n+1)); echo $n > /tmp/done.$1
   else echo "$error" >> /tmp/errors.$1; fi
   usleep 10000
 done
@@ -24,7 +24,7 @@ done
 # One batch of new connections at once; prints how many came through, and the errors of the others.
 BATCH = """
 for i in $(seq $1); do
-  ( wget -q -T 30 -O /dev/null $2 2>/tmp/batch.$i && echo ok || cat /tmp/batch.$i ) &
+  ( timeout 30 wget -q -O /dev/null $2 2>/tmp/batch.$i && echo ok || cat /tmp/batch.$i ) &
 done
 wait
 """
@@ -72,9 +72,9 @@ class Stage:
 
     def get(self, source, url, timeout=15):
         """(True, body) or (False, wget's sentence)."""
-        status, out, err = source.exec("wget", "-q", "-T", str(timeout), "-O", "-", url,
+        status, out, err = source.exec("timeout", str(timeout), "wget", "-q", "-O", "-", url,
                                        timeout=timeout + 10)
-        return status == 0, (out if status == 0 else err).strip()
+        return status == 0, (out if status == 0 else err or "exit status %d" % status).strip()
 
     def write_state(self, knows=()):
         """Replaces the local state and waits until ztunnel works with it."""

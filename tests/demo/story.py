@@ -34,7 +34,7 @@ class Story:
                   file=self.out, flush=True)
 
     def _wrapped(self, lead, text):
-        lines = textwrap.wrap(text, WIDTH - len(lead)) or [""]
+        lines = textwrap.wrap(text, WIDTH - len(lead), break_on_hyphens=False) or [""]
         self._print("\n".join((lead if i == 0 else " " * len(lead)) + line
                               for i, line in enumerate(lines)))
 
@@ -58,9 +58,12 @@ class Story:
     def saw(self, text):
         self._wrapped("    " + self._paint("32", "saw:  "), text)
 
-    def quote(self, text, limit=30):
-        """Shows output as it is."""
+    def quote(self, text, limit=30, wrap=False):
+        """Shows output as it is; @wrap: long lines over several."""
         lines = text.rstrip("\n").splitlines()
+        if wrap:
+            lines = [part for line in lines for part in textwrap.wrap(
+                line, WIDTH - 10, subsequent_indent="  ", break_on_hyphens=False)]
         for line in lines[:limit]:
             self._print(self._paint("2", "        | " + line))
         if len(lines) > limit:
