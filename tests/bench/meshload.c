@@ -130,7 +130,8 @@ static bool send_request(struct conn *c)
 	return true;
 }
 
-static void pump_bulk(struct conn *c)
+/* True when the socket would take more: it gets no further edge and must be pumped again. */
+static bool pump_bulk(struct conn *c)
 {
 	for (int i = 0; i < 4; i++) {
 		ssize_t n = send(c->fd, chunk, sizeof(chunk), MSG_NOSIGNAL);
@@ -138,10 +139,11 @@ static void pump_bulk(struct conn *c)
 		if (n < 0) {
 			if (errno != EAGAIN)
 				fail(c, errno);
-			return;
+			return false;
 		}
 		g.bytes += (uint64_t)n;
 	}
+	return true;
 }
 
 /* One event of a client connection; returns true when a request was completed. */
@@ -208,7 +210,7 @@ static void client(const char *mode, double secs, double rate)
 	bool crr = strcmp(mode, "crr") == 0, bulk = strcmp(mode, "bulk") == 0,
 	     idle = strcmp(mode, "idle") == 0;
 	uint64_t t0 = clock_mono_ns(), end = t0 + (uint64_t)(secs * 1e9), started = 0;
-	bool stopping = false;
+	bool stopping = false, writable = false;
 
 	if (rate == 0)
 		for (size_t i = 0; i < g.nconns; i++)
@@ -222,6 +224,8 @@ static void client(const char *mode, double secs, double rate)
 			stopping = true;
 		if (stopping && (!crr || now >= end + 2000000000ull))
 			break;
+		if (bulk && writable)
+			wait = 0;
 		if (rate != 0 && !stopping) {
 			uint64_t due = (uint64_t)((double)(now - t0) / 1e9 * rate);
 			struct conn *c;
@@ -239,13 +243,10 @@ static void client(const char *mode, double secs, double rate)
 			if (c->state == C_FREE)
 				continue;
 			if (c->state == C_BULK) {
-				pump_bulk(c);
-				continue;
+				continue; /* pumped below */
 			}
 			if (!advance(c, bulk)) {
-				if (c->state == C_BULK)
-					pump_bulk(c);
-				else if (c->state == C_FREE && crr && rate == 0 && !stopping)
+				if (c->state == C_FREE && crr && rate == 0 && !stopping)
 					start(c, clock_mono_ns());
 				continue;
 			}
@@ -259,12 +260,10 @@ static void client(const char *mode, double secs, double rate)
 				(void)send_request(c);
 			}
 		}
-		/* level of the edge-triggered bulk writers: one that stopped after its quantum goes
-		 * on */
-		if (bulk)
-			for (size_t i = 0; i < g.nconns; i++)
-				if (g.conns[i].state == C_BULK)
-					pump_bulk(&g.conns[i]);
+		writable = false;
+		for (size_t i = 0; bulk && i < g.nconns; i++)
+			if (g.conns[i].state == C_BULK)
+				writable |= pump_bulk(&g.conns[i]);
 		if (crr && stopping) {
 			bool busy = false;
 
