@@ -273,7 +273,8 @@ int main(int argc, char **argv)
 		stop(&a);
 		return 1;
 	}
-	log_info("main", "ambient-agent " VERSION " serves events=%s/pluginevent.sock zds=%s manifests=%s",
+	log_info("main",
+		 "ambient-agent " VERSION " serves events=%s/pluginevent.sock zds=%s manifests=%s",
 		 a.cfg.run_dir, a.cfg.ztunnel_sock, a.cfg.manifests_dir);
 	(void)sd_notify(0, "READY=1");
 	loop_run(a.loop);

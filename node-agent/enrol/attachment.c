@@ -45,8 +45,8 @@ int attachment_check_id(struct str id, struct err *err)
 			       ATTACHMENT_ID_MAX - 1, id.n);
 	for (size_t i = 0; i < id.n; i++) {
 		char c = id.p[i];
-		bool alnum = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-			     (c >= '0' && c <= '9');
+		bool alnum =
+			(c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
 
 		if (!alnum && (i == 0 || (c != '_' && c != '.' && c != '-')))
 			return err_set(err, EINVAL,

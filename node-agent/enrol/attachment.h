@@ -24,13 +24,13 @@ struct attachment {
 	char ifname[ATTACHMENT_IFNAME_MAX];
 	char *netns_path;
 	struct netns_id id;
-	char *name, *ns; /* of the pod */
+	char *name, *ns;       /* of the pod */
 	char uid[POD_UID_MAX]; /* "" if nobody said */
 	struct ip_addr ips[POD_IPS_MAX];
 	size_t nips;
 };
 
-void attachment_fini(struct attachment *a); /* frees the texts */
+void attachment_fini(struct attachment *a);				    /* frees the texts */
 void attachment_copy(struct attachment *to, const struct attachment *from); /* @to is overwritten */
 
 /* A container ID as the CNI specification wants it; it becomes a file name. 0 or -EINVAL. */

@@ -63,8 +63,8 @@ static void restore_one(void *ctx, const struct attachment *at)
 		log_warn("discover", "pod=%s/%s: %s", at->ns, at->name, err.msg);
 		x->rules = true; /* assume the worst: removal and repair both cope with none */
 	}
-	if (s != NULL && custody_adopt(&x->custody, at->uid, x->netns_fd, at->id, s->fds, MESH_L_N,
-				       &err) == 0)
+	if (s != NULL &&
+	    custody_adopt(&x->custody, at->uid, x->netns_fd, at->id, s->fds, MESH_L_N, &err) == 0)
 		s->adopted = true;
 	x->await_held = x->rules && !x->custody.held;
 	log_info("discover", "sandbox found pod=%s/%s uid=%s container=%s rules=%s custody=%s",
@@ -116,8 +116,7 @@ static void collect(void *ctx, const struct pod *p)
 	struct scan *s = ctx;
 
 	if (p->uid == NULL || p->nips == 0 || has_sandbox(s->e, p) ||
-	    eligibility_of(p, pods_namespace(s->e->pods, p->ns), s->e->cfg, reason) !=
-		    ELIGIBLE_YES)
+	    eligibility_of(p, pods_namespace(s->e->pods, p->ns), s->e->cfg, reason) != ELIGIBLE_YES)
 		return;
 	if (s->n == s->cap) {
 		s->cap = s->cap != 0 ? s->cap * 2 : 8;
@@ -202,7 +201,6 @@ static void adopt_found(struct enrol *e, struct wanted_pod *w)
 		 at.netns_path);
 	enrolment_reconcile(x);
 }
-
 
 static void scan_proc(struct scan *s)
 {

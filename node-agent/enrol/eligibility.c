@@ -98,8 +98,7 @@ int eligibility_rules(const struct pod *p, const struct config *cfg, struct nft_
 	override(p->bypass_inbound, "ambient.istio.io/bypass-inbound-capture", &o.ingress_mode,
 		 ret_ignored);
 	override(p->dns_capture, "ambient.istio.io/dns-capture", &o.dns_capture, ret_ignored);
-	if (p->reroute_ifaces != NULL &&
-	    nft_parse_ifaces(str_of(p->reroute_ifaces), &o, err) < 0)
+	if (p->reroute_ifaces != NULL && nft_parse_ifaces(str_of(p->reroute_ifaces), &o, err) < 0)
 		return err_wrap(err, "annotation istio.io/reroute-virtual-interfaces");
 	*ret = o;
 	return 0;

@@ -36,13 +36,13 @@
 #include "node-agent/enrol/probes.h"
 #include "node-agent/source/source.h"
 
-#define RETRY_FIRST_MS	  250
-#define RETRY_MAX_MS	  30000
-#define UNKNOWN_WAIT_MS	  1000	/* a pod that the source is about to tell us of */
-#define HELD_WAIT_MS	  10000 /* ztunnel's way back after the agent's restart */
-#define PRUNE_AFTER_MS	  15000 /* every pod has been looked at by then */
-#define POD_FMT		  "pod=%s/%s uid=%s"
-#define POD_ARGS(x)	  (x)->at.ns, (x)->at.name, (x)->at.uid
+#define RETRY_FIRST_MS	250
+#define RETRY_MAX_MS	30000
+#define UNKNOWN_WAIT_MS 1000  /* a pod that the source is about to tell us of */
+#define HELD_WAIT_MS	10000 /* ztunnel's way back after the agent's restart */
+#define PRUNE_AFTER_MS	15000 /* every pod has been looked at by then */
+#define POD_FMT		"pod=%s/%s uid=%s"
+#define POD_ARGS(x)	(x)->at.ns, (x)->at.name, (x)->at.uid
 
 static void enrolled(struct enrolment *x, const char *reason);
 
@@ -247,9 +247,10 @@ static void step_failed(struct enrolment *x, unsigned int http, unsigned int cod
 	log_warn("enrol", "cannot enrol " POD_FMT " netns=%s: %s", POD_ARGS(x), x->at.netns_path,
 		 why->msg);
 	if (!list_empty(&x->waiters)) {
-		answer_error(&a, http, code, why->msg,
-			     "All steps were undone. The runtime may try again; the agent's log and "
-			     "GET /v1/status say more.");
+		answer_error(
+			&a, http, code, why->msg,
+			"All steps were undone. The runtime may try again; the agent's log and "
+			"GET /v1/status say more.");
 		if (enrolment_leave(x, true, true, &err) < 0)
 			log_error("enrol", "undo " POD_FMT ": %s", POD_ARGS(x), err.msg);
 		enrolment_answer(x, &a);
@@ -325,7 +326,8 @@ static void enrolled(struct enrolment *x, const char *reason)
 	x->probes = true;
 	fault_after("probes");
 	if (x->state != ENROL_ENROLLED || !list_empty(&x->waiters))
-		log_info("enrol", "enrolled " POD_FMT " netns=%s inode=%llu custody=%s reason=\"%s\"",
+		log_info("enrol",
+			 "enrolled " POD_FMT " netns=%s inode=%llu custody=%s reason=\"%s\"",
 			 POD_ARGS(x), x->at.netns_path, (unsigned long long)x->at.id.ino,
 			 x->custody.held ? "yes" : "no", reason);
 	x->state = acked ? ENROL_ENROLLED : ENROL_PENDING;
@@ -538,8 +540,7 @@ static enum eligibility decide(const struct enrolment *x, const struct pod *p, c
 {
 	const struct pod_namespace *ns = pods_namespace(x->owner->pods, x->at.ns);
 
-	if (p != NULL && p->uid != NULL && x->at.uid[0] != '\0' &&
-	    strcmp(p->uid, x->at.uid) != 0) {
+	if (p != NULL && p->uid != NULL && x->at.uid[0] != '\0' && strcmp(p->uid, x->at.uid) != 0) {
 		(void)snprintf(reason, ELIGIBILITY_REASON_MAX,
 			       "the pod has uid %s in %s and %s at the runtime", p->uid,
 			       x->owner->src->where, x->at.uid);
@@ -653,8 +654,8 @@ static int make_room(struct enrol *e, const struct attachment *req, struct netns
 {
 	list_for_each_safe (n, &e->all) {
 		struct enrolment *x = container_of(n, struct enrolment, node);
-		bool same_pod = strcmp(x->at.ns, req->ns) == 0 &&
-				strcmp(x->at.name, req->name) == 0;
+		bool same_pod =
+			strcmp(x->at.ns, req->ns) == 0 && strcmp(x->at.name, req->name) == 0;
 		bool same_uid = req->uid[0] != '\0' && strcmp(x->at.uid, req->uid) == 0;
 		struct err ignored = {0};
 

@@ -38,7 +38,7 @@ struct enrolment {
 	bool announced; /* a ztunnel may know the pod */
 	bool probes;
 
-	bool wanted; /* the last decision was: in the mesh */
+	bool wanted;	 /* the last decision was: in the mesh */
 	bool await_held; /* ztunnel may still hold the sockets: do not make others yet */
 	enum enrol_state state;
 	char reason[ERR_MSG_MAX]; /* of the decision, or what failed */
@@ -60,7 +60,7 @@ struct enrol {
 	char *journal;
 	struct list all;
 	bool started;
-	struct timer scan;	/* pods that should be in the mesh and have no sandbox we know */
+	struct timer scan; /* pods that should be in the mesh and have no sandbox we know */
 	unsigned int scan_ms;
 	struct timer held_limit; /* end of waiting for sockets that ztunnel may return */
 	struct timer prune;

@@ -15,13 +15,28 @@
 /* Set once at start. */
 static struct netns_id host_ids[2];
 
+static int nothing(void *ctx, struct err *err)
+{
+	(void)ctx;
+	(void)err;
+	return 0;
+}
+
 int netns_check_init(struct err *err)
 {
+	_cleanup_close_ int self = netns_open("/proc/thread-self/ns/net", err);
 	struct stat st;
-	int r = netns_id_self(&host_ids[0]);
+	int r;
 
+	if (self < 0)
+		return self;
+	r = netns_id_of(self, &host_ids[0]);
 	if (r < 0)
 		return err_errno(err, -r, "identity of the node's network namespace");
+	/* what cannot be entered at all should be known now, not at the first pod */
+	r = netns_call(self, nothing, NULL, err);
+	if (r < 0)
+		return r;
 	host_ids[1] = host_ids[0];
 	/* process 1 may be invisible (hidepid): our own namespace is then the only known one */
 	if (stat("/proc/1/ns/net", &st) == 0)

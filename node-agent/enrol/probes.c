@@ -17,8 +17,8 @@
 #include "nft/nft.h"
 #include "node-agent/config.h"
 
-#define SEARCH_MS      30000
-#define PROC_FILE_MAX  65536
+#define SEARCH_MS     30000
+#define PROC_FILE_MAX 65536
 
 struct probes {
 	struct loop *loop;

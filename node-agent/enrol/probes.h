@@ -26,8 +26,8 @@ int probes_set(struct probes *p, const struct ip_addr *ips, size_t n, const char
 	       struct err *err) _must_check_;
 void probes_clear(struct probes *p, const struct ip_addr *ips, size_t n, const char *uid);
 /* Removes entries for which keep() is false (a pod that left while we were away). */
-void probes_prune(struct probes *p, bool (*keep)(void *ctx, const struct ip_addr *ip, struct str uid),
-		  void *ctx);
+void probes_prune(struct probes *p,
+		  bool (*keep)(void *ctx, const struct ip_addr *ip, struct str uid), void *ctx);
 
 /* Pure: does this process look like a kubelet? @cmdline: NUL-separated arguments. */
 bool probes_is_kubelet(struct str comm, struct str cmdline);

@@ -66,8 +66,9 @@ static bool netns_gone(const struct enrolment *x)
 {
 	struct stat st;
 
-	return stat(x->at.netns_path, &st) < 0 ? errno == ENOENT
-					       : st.st_ino != x->at.id.ino || st.st_dev != x->at.id.dev;
+	return stat(x->at.netns_path, &st) < 0
+		       ? errno == ENOENT
+		       : st.st_ino != x->at.id.ino || st.st_dev != x->at.id.dev;
 }
 
 void enrol_gc(struct enrol *e, const struct enrol_valid *valid, size_t n)

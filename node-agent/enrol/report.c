@@ -13,8 +13,8 @@
 #include "node-agent/enrol/netns_check.h"
 
 static const char *const state_name[ENROL_STATE_N] = {
-	[ENROL_NEW] = "pending",      [ENROL_NOT_IN_MESH] = "not-in-mesh",
-	[ENROL_PENDING] = "pending",  [ENROL_ENROLLED] = "enrolled",
+	[ENROL_NEW] = "pending",     [ENROL_NOT_IN_MESH] = "not-in-mesh",
+	[ENROL_PENDING] = "pending", [ENROL_ENROLLED] = "enrolled",
 	[ENROL_FAILED] = "failed",
 };
 static const char *const rules_name[NFT_STATE_N] = {

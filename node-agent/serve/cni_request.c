@@ -11,11 +11,11 @@
 #include "lib/base/mem.h"
 #include "lib/format/json.h"
 
-#define NETNS_PATH_MAX 4095
+#define NETNS_PATH_MAX	  4095
 #define STOCK_DEADLINE_MS 4500 /* stock's client gives up after 5 s */
 
 static const char *const command_name[CNI_COMMAND_N] = {
-	[CNI_ADD] = "ADD", [CNI_CHECK] = "CHECK", [CNI_DEL] = "DEL",
+	[CNI_ADD] = "ADD", [CNI_CHECK] = "CHECK",   [CNI_DEL] = "DEL",
 	[CNI_GC] = "GC",   [CNI_STATUS] = "STATUS",
 };
 
@@ -220,8 +220,7 @@ static int parse_stock_ips(const struct doc *root, struct attachment *at, struct
 		const struct doc *addr = NULL;
 		struct str ip = STR("");
 
-		if ((r = doc_map(d, err)) < 0 ||
-		    (r = doc_opt_map(d, "Address", &addr, err)) < 0 ||
+		if ((r = doc_map(d, err)) < 0 || (r = doc_opt_map(d, "Address", &addr, err)) < 0 ||
 		    (addr != NULL && (r = doc_opt_text(addr, "IP", &ip, err)) < 0) ||
 		    (r = add_ip(at, d, ip, err)) < 0)
 			return r;
@@ -255,10 +254,10 @@ int cni_request_parse_stock(struct str body, struct cni_request *ret, struct err
 		cni_request_fini(&q);
 		return r;
 	}
-	(void)snprintf(q.at.container_id, sizeof(q.at.container_id), "stock-%016llx",
-		       (unsigned long long)stable_hash(
-			       stable_hash(stable_hash(0xcbf29ce484222325ull, q.at.ns), "/"),
-			       q.at.name));
+	(void)snprintf(
+		q.at.container_id, sizeof(q.at.container_id), "stock-%016llx",
+		(unsigned long long)stable_hash(
+			stable_hash(stable_hash(0xcbf29ce484222325ull, q.at.ns), "/"), q.at.name));
 	*ret = q;
 	return 0;
 }

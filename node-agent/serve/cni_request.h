@@ -25,5 +25,4 @@ void cni_request_fini(struct cni_request *r);
 int cni_request_parse(struct str body, struct cni_request *ret, unsigned int *ret_code,
 		      struct err *err) _must_check_;
 /* The stock plugin's event. It names no container: the ID is made from the pod. */
-int cni_request_parse_stock(struct str body, struct cni_request *ret, struct err *err)
-	_must_check_;
+int cni_request_parse_stock(struct str body, struct cni_request *ret, struct err *err) _must_check_;

@@ -79,8 +79,11 @@ static void reply_stock(struct http1_req *req, const struct enrol_answer *a)
 {
 	bool ok = a->http == 200 && strcmp(a->outcome, "enrolled") == 0;
 
-	http1_reply(req, ok ? 200 : a->http == 400 ? 400 : 500, TEXT_TYPE,
-		    ok ? STR("") : str_of(a->msg));
+	http1_reply(req,
+		    ok		     ? 200
+		    : a->http == 400 ? 400
+				     : 500,
+		    TEXT_TYPE, ok ? STR("") : str_of(a->msg));
 }
 
 static void on_added(struct enrol_waiter *w, const struct enrol_answer *a)

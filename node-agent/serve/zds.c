@@ -403,8 +403,9 @@ static void accept_peer(struct zds_server *s, int fd)
 	pid_t pid = 0;
 
 	if (fd_peer_cred(fd, &uid, &pid) < 0 || uid != 0) {
-		log_limited(LOG_LV_WARN, "zds", "connection refused: peer uid=%u pid=%d is not root",
-			    (unsigned int)uid, (int)pid);
+		log_limited(LOG_LV_WARN, "zds",
+			    "connection refused: peer uid=%u pid=%d is not root", (unsigned int)uid,
+			    (int)pid);
 		(void)xclose(fd);
 		return;
 	}

@@ -42,8 +42,8 @@ static int name_check(const struct doc *map, const char *key, struct str s, size
 		return doc_err(d, err, "expected 1 to %zu characters, got %zu", max, s.n);
 	for (size_t i = 0; i < s.n; i++) {
 		char c = s.p[i];
-		bool alnum = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-			     (c >= '0' && c <= '9');
+		bool alnum =
+			(c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
 
 		if (!alnum && (i == 0 || (c != '-' && c != '.' && c != '_')))
 			return doc_err(d, err, "expected letters, digits, '-', '.' and '_', got %s",
@@ -173,8 +173,9 @@ static int read_pod_meta(struct pod *p, const struct doc *root, struct err *err)
 		return r;
 	if (p->ns == NULL)
 		p->ns = xstrdup("default");
-	if (labels != NULL && ((r = take_text(labels, "istio.io/dataplane-mode", &p->mode, err)) < 0 ||
-			       (r = take_text(labels, "app", &p->app, err)) < 0))
+	if (labels != NULL &&
+	    ((r = take_text(labels, "istio.io/dataplane-mode", &p->mode, err)) < 0 ||
+	     (r = take_text(labels, "app", &p->app, err)) < 0))
 		return r;
 	if (notes == NULL)
 		return 0;
@@ -182,8 +183,8 @@ static int read_pod_meta(struct pod *p, const struct doc *root, struct err *err)
 	if ((r = take_text(notes, "ambient.istio.io/bypass-inbound-capture", &p->bypass_inbound,
 			   err)) < 0 ||
 	    (r = take_text(notes, "ambient.istio.io/dns-capture", &p->dns_capture, err)) < 0 ||
-	    (r = take_text(notes, "istio.io/reroute-virtual-interfaces", &p->reroute_ifaces,
-			   err)) < 0)
+	    (r = take_text(notes, "istio.io/reroute-virtual-interfaces", &p->reroute_ifaces, err)) <
+		    0)
 		return r;
 	return 0;
 }
@@ -260,8 +261,7 @@ static int add_namespace(struct reading *rd, const struct doc *root, struct err 
 }
 
 /* @list_of: the kind that items of a PodList may omit, NULL for a free-standing object. */
-static int add_object(struct reading *rd, const struct doc *d, const char *list_of,
-		      struct err *err)
+static int add_object(struct reading *rd, const struct doc *d, const char *list_of, struct err *err)
 {
 	struct str kind = str_of(list_of), api = STR("v1");
 	int r = doc_map(d, err);

@@ -98,8 +98,9 @@ static bool wanted_name(const char *name)
 {
 	struct str s = str_of(name);
 
-	return name[0] != '.' && (str_has_suffix(s, STR(".yaml")) ||
-				  str_has_suffix(s, STR(".yml")) || str_has_suffix(s, STR(".json")));
+	return name[0] != '.' &&
+	       (str_has_suffix(s, STR(".yaml")) || str_has_suffix(s, STR(".yml")) ||
+		str_has_suffix(s, STR(".json")));
 }
 
 /* Finds or makes the record of @name, in order. */
@@ -245,8 +246,9 @@ static bool mark_present(struct manifests *m)
 	(void)closedir(d);
 	m->err = (struct err){0};
 	if (count > FILES_MAX)
-		(void)err_set(&m->err, E2BIG, "%s: more than %d manifest files, the rest is ignored",
-			      m->dir, FILES_MAX);
+		(void)err_set(&m->err, E2BIG,
+			      "%s: more than %d manifest files, the rest is ignored", m->dir,
+			      FILES_MAX);
 	m->missing_logged = false;
 	return true;
 }

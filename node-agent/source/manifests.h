@@ -17,8 +17,8 @@ struct pods;
 struct manifests;
 
 /* Reads @dir once before it returns (then manifests_synced() says whether it could be listed). */
-struct manifests *manifests_new(struct loop *l, const char *dir, struct pods *into,
-				struct err *err) _must_check_;
+struct manifests *manifests_new(struct loop *l, const char *dir, struct pods *into, struct err *err)
+	_must_check_;
 struct manifests *manifests_free(struct manifests *m);
 /* The directory has been listed and every file in it was tried. */
 bool manifests_synced(const struct manifests *m);
