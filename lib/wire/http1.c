@@ -51,6 +51,7 @@ struct http1_server {
 	struct ready again;
 	struct list kept; /* suspended requests */
 	unsigned int connections;
+	uint64_t wait_ms;
 	bool running, stopping;
 };
 
@@ -285,7 +286,7 @@ static void on_request_late(struct timer *t)
 
 static void await_request(struct conn *c)
 {
-	loop_timer_set(c->s->loop, &c->request, LIMIT_HTTP_IDLE_SEC * 1000, on_request_late);
+	loop_timer_set(c->s->loop, &c->request, c->s->wait_ms, on_request_late);
 }
 
 static void on_completed(void *cls, struct MHD_Connection *c, void **req,
@@ -415,6 +416,7 @@ struct http1_server *http1_server_new(struct loop *l, int listen_fd, int64_t pee
 	s->loop = l;
 	s->listen_fd = listen_fd;
 	s->peer_uid_only = peer_uid_only;
+	s->wait_ms = LIMIT_HTTP_IDLE_SEC * 1000;
 	s->fn = fn;
 	s->ctx = ctx;
 	s->again.fn = on_again;
@@ -460,6 +462,12 @@ struct http1_server *http1_server_free(struct http1_server *s)
 	s->magic = OBJ_DEAD;
 	free(s);
 	return NULL;
+}
+
+void http1_server_set_wait(struct http1_server *s, uint64_t ms)
+{
+	OBJ_CHECK(s, SERVER_MAGIC);
+	s->wait_ms = ms;
 }
 
 const char *http1_method(const struct http1_req *r)

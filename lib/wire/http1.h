@@ -26,6 +26,9 @@ typedef void (*http1_handler)(void *ctx, struct http1_req *req);
 struct http1_server *http1_server_new(struct loop *l, int listen_fd, int64_t peer_uid_only,
 				      http1_handler fn, void *ctx, struct err *err) _must_check_;
 struct http1_server *http1_server_free(struct http1_server *s); /* closes everything; NULL */
+/* How long a request may take to arrive, from connecting or from the answer before it, for
+ * connections made from now on. LIMIT_HTTP_IDLE_SEC unless set. */
+void http1_server_set_wait(struct http1_server *s, uint64_t ms);
 
 const char *http1_method(const struct http1_req *r);
 const char *http1_path(const struct http1_req *r); /* without query */

@@ -463,6 +463,39 @@ static void http1__connections_over_the_limit_wait(void **state)
 		(void)xclose(fds[i]);
 }
 
+/* One byte at a time keeps the inactivity timeout of the library away for ever. */
+static void http1__slow_request_is_cut(void **state)
+{
+	static const char head[] = "GET /x HTTP/1.1\r\nX-Slow: ";
+	struct fixture *f = *state;
+	_cleanup_close_ int silent = -1, slow = -1, kept = -1;
+	_cleanup_free_ char *got = NULL, *first = NULL;
+	uint64_t start;
+	char c;
+
+	http1_server_set_wait(f->s, 200);
+	start = clock_mono_ms();
+	silent = client(f);
+	slow = client(f);
+	kept = client(f);
+	assert_true(push(f, kept, STR(GET("/keep"))));
+	assert_true(push(f, slow, STR(head)));
+	while (clock_mono_ms() - start < WAIT_MS && recv(slow, &c, 1, 0) != 0) {
+		if (send(slow, "x", 1, MSG_NOSIGNAL) < 0)
+			break;
+		loop_step(f->l, 20);
+	}
+	assert_in_range(clock_mono_ms() - start, 200, WAIT_MS / 2);
+	first = pull(f, silent, NULL); /* the one that never said a word as well */
+	assert_null(strstr(first, "(TIMEOUT)"));
+	assert_int_equal(f->calls, 0);
+	/* a request that has arrived waits for its answer as long as the handler wants */
+	assert_non_null(f->kept);
+	http1_reply(f->kept, 200, NULL, STR("patience"));
+	got = pull(f, kept, NULL);
+	assert_has(got, "patience");
+}
+
 static void http1__big_answer_to_a_slow_reader(void **state)
 {
 	struct fixture *f = *state;
@@ -512,6 +545,7 @@ int main(void)
 		TEST(http1__server_freed_while_kept),
 		TEST(http1__another_uid_gets_403),
 		TEST(http1__connections_over_the_limit_wait),
+		TEST(http1__slow_request_is_cut),
 		TEST(http1__big_answer_to_a_slow_reader),
 		TEST(http1__many_clients_close_early),
 	};

@@ -174,6 +174,7 @@ static void json_parse__refuses(void **state)
 		"\"\\u0000\"",
 		"\"\\ud800\"",
 		"\"\\udc00\"",
+		"\"\\udc00\\udc00\"",
 		"\"\\ud800x\"",
 		"\"\\ud800\\ud800\"",
 		"\"\\ud800\\u0041\"",
