@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <linux/netfilter.h>
+#include <stdio.h>
 
 #include "lib/base/bug.h"
 #include "lib/base/err.h"
@@ -168,7 +169,8 @@ static struct nft_match match_of(enum cond c, const struct ctx *x)
 		break;
 	case TO_PROBED:
 		M(DADDR_SET, .ip.len = x->probe.len);
-		(void)strcpy(m.name, x->probe.len == 4 ? NFT_SET_V4 : NFT_SET_V6);
+		(void)snprintf(m.name, sizeof(m.name), "%s",
+			       x->probe.len == 4 ? NFT_SET_V4 : NFT_SET_V6);
 		break;
 	case NOT_TO_SELF:
 		M(DADDR, .ip = x->self, .differs = true);
