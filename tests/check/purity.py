@@ -3,7 +3,8 @@
 """purity.py: pure modules do no I/O, read no clock and draw no random number.
 
 Their objects may need only other pure objects, lib/base, plain memory and text functions of libc, and parser
-libraries that work on memory.  usage: purity.py OBJECT_FOLDER SOURCE...
+libraries that work on memory.  usage: purity.py OBJECT_FOLDER SOURCE... [-- FUNCTION...]
+FUNCTIONs are pure ones that live in a file which as a whole is not.
 """
 import os
 import re
@@ -20,7 +21,7 @@ strerrorname_np bcmp isnan isinf modf fmod pow floor ceil lround trunc
 inet_ntop inet_pton htonl htons ntohl ntohs __errno_location __stack_chk_fail __fortify_fail __ctype_b_loc
 __ctype_tolower_loc __ctype_toupper_loc tolower toupper _GLOBAL_OFFSET_TABLE_ __tls_get_addr
 __popcountdi2""".split())
-LIBRARIES = re.compile(r"^(yaml_|protobuf_c_|zds__|istio__|jsmn)")
+LIBRARIES = re.compile(r"^(yaml_|protobuf_c_|zds__|istio__|jsmn|mnl_attr_|mnl_nlmsg_)")
 CHECKED = re.compile(r"^__(\w+)_chk$")
 
 
@@ -52,7 +53,10 @@ def self_test(t):
 
 
 def main():
-    folder, sources = sys.argv[1], sys.argv[2:]
+    folder, sources, functions = sys.argv[1], sys.argv[2:], []
+    if "--" in sources:
+        at = sources.index("--")
+        sources, functions = sources[:at], sources[at + 1:]
     t = tap.Tap()
     self_test(t)
     # A module whose header says so is held to it, listed or not.
@@ -64,7 +68,7 @@ def main():
     objects = {s: os.path.join(folder, s[:-2] + ".o") for s in sorted(sources)}
     base = [os.path.join(folder, "lib/base", n) for n in sorted(os.listdir(os.path.join(folder, "lib/base")))
             if n.endswith(".o")]
-    known = set()
+    known = set(functions)
     for o in [*objects.values(), *base]:
         if os.path.exists(o):
             known |= tap.defined_symbols(o)

@@ -41,7 +41,7 @@ status:
   podIP: 10.77.0.2
   podIPs: [{{ip: 10.77.0.2}}]
 """
-STATE = f"""workloads:
+STATE = """workloads:
 - uid: cluster1//v1/Pod/default/web
   name: web
   namespace: default
@@ -50,6 +50,7 @@ STATE = f"""workloads:
   protocol: HBONE
   node: node1
   network: ""
+  services: {}
 """
 
 
@@ -184,7 +185,8 @@ class Machine:
         return {p: i for p, i in out.items() if p in PORTS}
 
     def journal(self):
-        return self.run("journalctl", "--no-pager", "-n", "60", "-o", "short-monotonic", check=False).stdout
+        return self.run("journalctl", "--no-pager", "-n", "60", "-o", "short-monotonic", "-u", "ambient*", "-u", "ztunnel*",
+                        check=False).stdout
 
     def stop(self):
         if self.proc and self.proc.poll() is None:
@@ -241,7 +243,10 @@ def steps(m):
     def socket_is_private():
         expect(m.run("stat", "-c", "%a %u", "/run/istio-cni/pluginevent.sock").stdout.split(), ["600", "0"], "mode and owner")
         expect(m.run("stat", "-c", "%a %u", "/run/istio-cni").stdout.split(), ["700", "0"], "mode and owner of the folder")
-        wait_for("the agent to be ready", lambda: m.call("GET", "/v1/status")[1].get("ready"))
+        try:
+            wait_for("the agent to be ready", lambda: m.call("GET", "/v1/status")[1].get("ready"))
+        except Failed as e:
+            raise Failed(f"{e}; its status: {m.call('GET', '/v1/status')}") from e
 
     def enrol():
         m.run("ip", "netns", "add", "pod")
