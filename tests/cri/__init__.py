@@ -2,9 +2,12 @@
 """A real container runtime for the tests, the demo and the benchmarks.
 
 client.py      the Container Runtime Interface, as the kubelet speaks it
-sandbox.py     private namespaces for one whole "node", gone without a trace when it ends
+private.py     private namespaces for one whole "node", gone without a trace when it ends
 images.py      the two container images that everything here runs
-node.py        containerd, the CNI chain, the agent and ztunnel of one node
+node.py        containerd, the CNI chain and the pods of one node
+product.py     the agent, ztunnel and what they leave in a pod's network namespace
+lab.py         a node with all of them
+daemon.py      long-running programs; waiting with a deadline
 mesh.py        the documents that say what is in the mesh: manifests and ztunnel's local state
 wire.py        what crossed the pods' bridge
 

@@ -76,6 +76,10 @@ class Agent(Daemon):
         wait_until("pod %s to be %s" % (pod.name, state), lambda: self.state(pod) == state,
                    deadline, self.alive)
 
+    def wait_forgotten(self, deadline=20):
+        wait_until("the agent to forget every pod", lambda: (self.status() or {}).get("pods") == [],
+                   deadline, self.alive)
+
     @staticmethod
     def journal():
         """The files below the run folder that are no sockets: attachments and the like."""
@@ -106,10 +110,6 @@ class Ztunnel(Daemon):
 
     def dump(self):
         return json.loads(self.get(15000, "/config_dump")[1])
-
-    def knows(self, pod):
-        """True once the state that ztunnel works with has this pod's address."""
-        return any(pod.ip in w.get("workloadIps", []) for w in self.dump().get("workloads", []))
 
     def metric(self, name, **labels):
         """Sum of all samples of a metric whose labels include @labels."""
@@ -162,6 +162,13 @@ def rules(pod):
             if m and m.group(1) not in usual:
                 found.append("route %s %s" % (family, line))
     return "\n".join(f for f in found if f)
+
+
+def socket_inodes(pod):
+    """{port: inode} of the mesh's listening sockets: the same inode is the same socket."""
+    out = pod.in_netns("ss", "-Hltne", "sport >= :15000 and sport <= :15099")
+    return {int(line.split()[3].rsplit(":", 1)[1]): re.search(r"ino:(\d+)", line).group(1)
+            for line in out.splitlines()}
 
 
 def listeners(pod):

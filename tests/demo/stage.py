@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""stage.py: what the demo plays on: a node with the mesh, four pods, and the documents about them."""
-import os
-import shutil
-
-from cri import mesh, node, private, product, wire
+"""stage.py: what the demo plays on: a node with the mesh, recordings of its bridge, and load."""
+from cri import lab, node, wire
 from cri.daemon import wait_until
 
 MARKER = "PLAINTEXT-IS-VISIBLE"
-NODE_NAME = "demo-node"
 VIP = "10.96.0.10"
-PORT = 8080
 BIG_BYTES = 200 * 1000 * 1000
 
 # A loop of new connections, each a whole HTTP request; errors keep wget's own words.
@@ -30,60 +25,12 @@ wait
 """
 
 
-class Stage:
-    """Everything that runs and every file that is written; close() ends it all."""
+class Stage(lab.Lab):
+    """The node, and what the steps need to watch it."""
 
     def __init__(self, bin_dir, out):
-        self.bin, self.out = bin_dir, out
-        self.logs, self.files = out + "/logs", out + "/files"
-        for d in (self.logs, self.files):
-            shutil.rmtree(d, ignore_errors=True)
-            os.makedirs(d)
-        self.node = node.Node(self.logs)
-        self.manifests = mesh.Manifests(self.files + "/manifests")
-        self.state = mesh.State(self.files + "/mesh.yaml", NODE_NAME)
-        self.state.write()
-        # An Istio operator's log level; everything else is the default.
-        self.agent = product.Agent(bin_dir, self.logs, self.manifests, NODE_NAME)
-        self.ztunnel = product.Ztunnel(bin_dir, self.logs, self.state,
-                                       private.name() and "/run/node/dev-ca", NODE_NAME)
-        self.pods, self.capture = {}, None
-
-    def start(self):
-        self.agent.start()
-        self.ztunnel.start()
-        self.ztunnel.wait_ready()
-        self.agent.wait_ready()
-        self.node.start([product.PLUGIN], [self.bin + "/ambient-cni"])
-
-    def pod(self, name, namespace, mode=None):
-        """Writes the manifest first, as an API server would know of the pod first; then runs it."""
-        p = self.node.pod(name, namespace)
-        self.pods[name] = p
-        self.manifests.pod(p, mode)
-        p.run()
-        p.start("main", "sh", "-c",
-                "echo hello from %s, %s > /www/index.html; exec httpd -f -p %d -h /www"
-                % (name, MARKER, PORT))
-        return p
-
-    def url(self, pod, path="/"):
-        return "http://%s:%d%s" % (pod.ip, PORT, path)
-
-    def get(self, source, url, timeout=15):
-        """(True, body) or (False, wget's sentence)."""
-        status, out, err = source.exec("timeout", str(timeout), "wget", "-q", "-O", "-", url,
-                                       timeout=timeout + 10)
-        return status == 0, (out if status == 0 else err or "exit status %d" % status).strip()
-
-    def write_state(self, knows=()):
-        """Replaces the local state and waits until ztunnel works with it."""
-        before = self.ztunnel.mark()
-        self.state.write()
-        for p in knows:
-            wait_until("ztunnel to know " + p.name, lambda p=p: self.ztunnel.knows(p),
-                       alive=self.ztunnel.alive)
-        return before
+        super().__init__(bin_dir, out)
+        self.capture = None
 
     def record(self, name):
         self.capture = wire.Capture(node.BRIDGE, "%s/%s.pcap" % (self.files, name)).start()
@@ -113,8 +60,4 @@ class Stage:
     def close(self):
         if self.capture:
             self.capture.abandon()
-        try:
-            self.node.stop()
-        finally:
-            self.ztunnel.stop()
-            self.agent.stop()
+        super().close()

@@ -8,7 +8,8 @@ import time
 
 from cri import node, private, product, wire
 from cri.daemon import wait_until
-from stage import BATCH, BIG_BYTES, MARKER, PORT, VIP
+from cri.lab import PORT
+from stage import BATCH, BIG_BYTES, MARKER, VIP
 
 LOOPS, BATCH_SIZE, AWAY_S = 4, 50, 2
 
@@ -45,7 +46,7 @@ def create(story, s):
     for name, ns in (("server", "shop"), ("client", "shop"), ("stranger", "shop"),
                      ("plain", "legacy")):
         began = time.monotonic()
-        p = s.pod(name, ns)
+        p = s.pod(name, ns, page="hello from %s, %s" % (name, MARKER))
         story.saw("%s/%s: sandbox and container in %.0f ms, address %s, agent says: %s"
                   % (ns, name, 1000 * (time.monotonic() - began), p.ip, s.agent.state(p)))
     for name in ("server", "client", "stranger"):
@@ -71,7 +72,7 @@ def describe(s):
     st.workload(pods["client"])
     st.workload(pods["stranger"])
     st.workload(pods["plain"], mesh=False)
-    s.write_state(knows=pods.values())
+    s.write_state()
 
 
 def talk(story, s):
@@ -193,10 +194,7 @@ def enrol(story, s):
                 "the same process %s (now %s)" % (before, plain.identity()))
     story.do("tell ztunnel, as a control plane would when it sees the pod enrolled: plain speaks HBONE")
     s.state.workload(plain)
-    s.state.write()
-    wait_until("ztunnel to reload its state", lambda: any(
-        plain.ip in w.get("workloadIps", []) and w.get("protocol") == "HBONE"
-        for w in s.ztunnel.dump()["workloads"]), alive=s.ztunnel.alive)
+    s.write_state()
     s.record("plain-after")
     for source, target in ((client, plain), (plain, server)):
         good, body = s.get(source, s.url(target))
@@ -276,10 +274,7 @@ def release(story, s):
     s.manifests.pod(plain)
     s.agent.wait_state(plain, "not-in-mesh")
     s.state.workload(plain, mesh=False)
-    s.state.write()
-    wait_until("ztunnel to reload its state", lambda: any(
-        plain.ip in w.get("workloadIps", []) and w.get("protocol", "TCP") == "TCP"
-        for w in s.ztunnel.dump()["workloads"]), alive=s.ztunnel.alive)
+    s.write_state()
     left = product.rules(plain)
     story.check(had > 0 and left == "", "%d lines of tables, rules and routes before, none now" % had,
                 "an empty namespace (before: %d lines, now: %s)" % (had, left))
@@ -294,12 +289,9 @@ def delete(story, s, fds):
                "A mesh that leaks namespaces, addresses or descriptors fills a node in a week.")
     story.do("StopPodSandbox and RemovePodSandbox for all four; remove their manifests")
     for p in list(s.pods.values()):
-        p.remove()
-        s.manifests.remove(p)
-        s.state.forget(p)
-    s.state.write()
-    left = wait_until("the agent to forget the pods", lambda: (
-        lambda st: [] if st is None else [1] if not st["pods"] else [])(s.agent.status()))
+        s.remove(p)
+    s.write_state()
+    s.agent.wait_forgotten()
     left = s.node.leftovers()
     story.check(left == [], "no sandbox, network namespace, veth or address is left",
                 "nothing (left: %s)" % left)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lab.py: a node with the mesh on it: containerd, our plugin in the chain, the agent, ztunnel."""
+import os
+import shutil
+
+from . import mesh, node, product
+from .daemon import wait_until
+
+NODE_NAME = "lab-node"
+PORT = 8080
+
+
+class Lab:
+    """Everything that runs and every file that is written; close() ends it all. Files (manifests,
+    local state) and logs are below @out; sockets, images and the CA's key are not."""
+
+    def __init__(self, bin_dir, out, agent_env=None):
+        self.bin, self.out = bin_dir, out
+        self.logs, self.files = out + "/logs", out + "/files"
+        for d in (self.logs, self.files):
+            shutil.rmtree(d, ignore_errors=True)
+            os.makedirs(d)
+        self.node = node.Node(self.logs)
+        self.manifests = mesh.Manifests(self.files + "/manifests")
+        self.state = mesh.State(self.files + "/mesh.yaml", NODE_NAME)
+        self.state.write()
+        self.agent = product.Agent(bin_dir, self.logs, self.manifests, NODE_NAME,
+                                   **(agent_env or {}))
+        self.ztunnel = product.Ztunnel(bin_dir, self.logs, self.state, node.RUN + "/dev-ca",
+                                       NODE_NAME)
+        self.pods = {}
+
+    def start(self):
+        self.agent.start()
+        self.ztunnel.start()
+        self.ztunnel.wait_ready()
+        self.agent.wait_ready()
+        self.node.start([product.PLUGIN], [self.bin + "/ambient-cni"])
+
+    def pod(self, name, namespace, mode=None, page=None, run=True):
+        """Writes the manifest first, as an API server would know of the pod first; then runs it,
+        with a web server in its container when @page is a text."""
+        p = self.pods[name] = self.node.pod(name, namespace)
+        self.manifests.pod(p, mode)
+        if run:
+            p.run()
+            self.serve(p, page)
+        return p
+
+    @staticmethod
+    def serve(pod, page):
+        pod.start("main", "sh", "-c", "echo '%s' > /www/index.html; exec httpd -f -p %d -h /www"
+                  % (page or pod.name, PORT))
+        wait_until("the web server of " + pod.name,
+                   lambda: ":%d" % PORT in pod.in_netns("ss", "-Hltn"))
+
+    @staticmethod
+    def url(pod, path="/"):
+        return "http://%s:%d%s" % (pod.ip, PORT, path)
+
+    @staticmethod
+    def get(source, url, timeout=15):
+        """(True, body) or (False, wget's sentence)."""
+        status, out, err = source.exec("timeout", str(timeout), "wget", "-q", "-O", "-", url,
+                                       timeout=timeout + 10)
+        return status == 0, (out if status == 0 else err or "exit status %d" % status).strip()
+
+    def write_state(self):
+        """Replaces the local state and waits until ztunnel works with it."""
+        self.state.write()
+        wanted = {w["uid"]: (w["workloadIps"], w["protocol"])
+                  for w in self.state.workloads.values()}
+
+        def taken():
+            have = {w["uid"]: (w.get("workloadIps"), w.get("protocol", "TCP"))
+                    for w in self.ztunnel.dump()["workloads"]}
+            return have == wanted
+        wait_until("ztunnel to work with the new state", taken, alive=self.ztunnel.alive)
+
+    def remove(self, pod):
+        """Deletes a pod as a cluster would: sandbox, then manifest; the state is not written."""
+        pod.remove()
+        self.manifests.remove(pod)
+        self.state.forget(pod)
+        self.pods.pop(pod.name, None)
+
+    def close(self):
+        try:
+            self.node.stop()
+        finally:
+            self.ztunnel.stop()
+            self.agent.stop()
