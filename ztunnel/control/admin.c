@@ -156,6 +156,8 @@ static void worker_debug(struct admin *a, struct http1_req *req)
 	http1_reply(req, 200, "application/json", (struct str){out.p, out.n});
 }
 
+static void on_ready(void *ctx, struct http1_req *req);
+
 static void on_admin(void *ctx, struct http1_req *req)
 {
 	static const char index[] = "ztunnel " VERSION "\n"
@@ -171,6 +173,8 @@ static void on_admin(void *ctx, struct http1_req *req)
 		logging(a, req);
 	} else if (strcmp(path, "/debug/workers") == 0) {
 		worker_debug(a, req);
+	} else if (strcmp(path, "/healthz/ready") == 0) {
+		on_ready(a, req); /* as on its own port; ambientctl asks here */
 	} else if (strcmp(path, "/quitquitquit") == 0) {
 		if (!is_post(req)) {
 			reply(req, 405, "");
