@@ -41,6 +41,10 @@ int nft_parse_ifaces(struct str list, struct nft_pod_opts *o, struct err *err) _
  * error the former rules are untouched; routes that this call added are taken back. Brings lo up
  * if it is down, for good: runtimes run the loopback plugin beside the chain, not before it. */
 int nft_pod_apply(int netns_fd, const struct nft_pod_opts *o, struct err *err) _must_check_;
+/* Stops capturing new connections while those that are captured go on: they live by address
+ * translation, which ends with the tables. For un-enrolment: release, let ztunnel drain, remove.
+ * The state is NFT_DIFFERENT until then; an apply captures again. Nothing there is success. */
+int nft_pod_release(int netns_fd, struct err *err) _must_check_;
 /* Removes everything nft_pod_apply() may have added, in reverse order. Nothing there is success. */
 int nft_pod_remove(int netns_fd, struct err *err) _must_check_;
 

@@ -7,6 +7,11 @@
  *   apply:  route, policy rule ──▶ tables        a failure of the tables takes back what was added
  *   remove: tables ──▶ policy rule, route        reverse; a failure leaves nothing that captures
  *
+ * A pod that is running already has connections which the nat chains would take for new ones
+ * (flows.h). It gets its tables in two transactions: first those without nat, whose mangle rules
+ * switch connection tracking on, so that from then on every connection is known; then the old
+ * connections are told to the kernel; then all tables.
+ *
  * A table of ours that is already there is flushed and refilled within the transaction, its chains
  * untouched: a packet meets the old rules or the new ones, never none. One that has anything else
  * in it (another chain, a set, a flag) is replaced as a whole. The transaction carries the
@@ -20,6 +25,7 @@
 #include "lib/base/mem.h"
 #include "nft/batch.h"
 #include "nft/encode.h"
+#include "nft/flows.h"
 #include "nft/model.h"
 #include "nft/ns.h"
 #include "nft/readback.h"
@@ -42,9 +48,10 @@ static void put_new_table(struct nft_batch *b, const struct nft_ruleset *rs, siz
 	nft_put_rules(b, rs, t);
 }
 
-static void put_tables(struct nft_batch *b, const struct nft_ruleset *rs, const struct nft_found *f)
+static void put_tables(struct nft_batch *b, const struct nft_ruleset *rs, const struct nft_found *f,
+		       size_t from)
 {
-	for (size_t t = 0; t < f->ntables; t++) {
+	for (size_t t = from; t < f->ntables; t++) {
 		bool wanted = t < rs->ntables;
 
 		if (wanted && nft_shape_eq(f, t)) {
@@ -59,7 +66,9 @@ static void put_tables(struct nft_batch *b, const struct nft_ruleset *rs, const 
 	}
 }
 
-static int commit_tables(struct nft_ns *ns, const struct nft_ruleset *rs, struct err *err)
+/* Tables number @from and up. */
+static int commit_tables(struct nft_ns *ns, const struct nft_ruleset *rs, size_t from,
+			 struct err *err)
 {
 	_cleanup_batch_ struct nft_batch b = {0};
 	int r = -ERESTART;
@@ -71,29 +80,9 @@ static int commit_tables(struct nft_ns *ns, const struct nft_ruleset *rs, struct
 		if (r < 0)
 			return r;
 		nft_batch_begin(&b, ns, f.genid);
-		put_tables(&b, rs, &f);
+		put_tables(&b, rs, &f, from);
 		r = nft_batch_commit(&b, ns, err);
 	}
-	return r;
-}
-
-int nft_pod_apply(int netns_fd, const struct nft_pod_opts *o, struct err *err)
-{
-	_cleanup_free_ struct nft_ruleset *rs = xcalloc(1, sizeof(*rs));
-	_cleanup_ns_ struct nft_ns ns = {0};
-	struct nft_routes added;
-	struct err undo = {0};
-	int r;
-
-	r = nft_ns_open(netns_fd, &ns, err);
-	if (r < 0)
-		return r;
-	nft_pod_rules(o, ns.ipv6, rs);
-	r = nft_routes_add(&ns, &added, err);
-	if (r == 0)
-		r = commit_tables(&ns, rs, err);
-	if (r < 0 && nft_routes_del(&ns, &added, &undo) < 0)
-		r = err_wrap(err, "(left behind: %s)", undo.msg);
 	return r;
 }
 
@@ -119,6 +108,55 @@ static int remove_tables(struct nft_ns *ns, struct err *err)
 	return r;
 }
 
+/* Before nat chains come into a pod that is running. *ret_tables: this call put the tables without
+ * nat in place, also on failure. A kernel that cannot do it: old connections end, as with the stock
+ * agent. */
+static int keep_flows(struct nft_ns *ns, int netns_fd, const struct nft_ruleset *rs,
+		      bool *ret_tables, struct err *err)
+{
+	_cleanup_found_ struct nft_found f = {0};
+	size_t n = 0;
+	int r = read_pod(ns, NFT_READ_NAMES, &f, err);
+
+	if (r < 0 || f.table[NFT_T_NAT].there)
+		return r;
+	r = nft_flows_count(netns_fd, &n, err);
+	if (r == 0 && n == 0)
+		return 0;
+	if (r == 0 && !f.table[NFT_T_MANGLE].there && !f.table[NFT_T_RAW].there) {
+		r = commit_tables(ns, rs, NFT_T_MANGLE, err);
+		*ret_tables = r == 0;
+	}
+	if (r == 0)
+		r = nft_flows_keep(netns_fd, ns, err);
+	return r == -EOPNOTSUPP ? 0 : r;
+}
+
+int nft_pod_apply(int netns_fd, const struct nft_pod_opts *o, struct err *err)
+{
+	_cleanup_free_ struct nft_ruleset *rs = xcalloc(1, sizeof(*rs));
+	_cleanup_ns_ struct nft_ns ns = {0};
+	struct nft_routes added;
+	struct err undo = {0};
+	bool tables = false;
+	int r;
+
+	r = nft_ns_open(netns_fd, &ns, err);
+	if (r < 0)
+		return r;
+	nft_pod_rules(o, ns.ipv6, rs);
+	r = nft_routes_add(&ns, &added, err);
+	if (r == 0)
+		r = keep_flows(&ns, netns_fd, rs, &tables, err);
+	if (r == 0)
+		r = commit_tables(&ns, rs, NFT_T_NAT, err);
+	if (r == 0)
+		return 0;
+	if ((tables && remove_tables(&ns, &undo) < 0) || nft_routes_del(&ns, &added, &undo) < 0)
+		r = err_wrap(err, "(left behind: %s)", undo.msg);
+	return r;
+}
+
 int nft_pod_remove(int netns_fd, struct err *err)
 {
 	_cleanup_ns_ struct nft_ns ns = {0};
@@ -132,6 +170,28 @@ int nft_pod_remove(int netns_fd, struct err *err)
 		r = nft_routes_read(&ns, &have, err);
 	if (r == 0)
 		r = nft_routes_del(&ns, &have, err);
+	return r;
+}
+
+int nft_pod_release(int netns_fd, struct err *err)
+{
+	_cleanup_batch_ struct nft_batch b = {0};
+	_cleanup_ns_ struct nft_ns ns = {0};
+	int r = nft_ns_open(netns_fd, &ns, err);
+
+	if (r < 0)
+		return r;
+	r = -ERESTART;
+	for (int i = 0; i < COMMIT_ROUNDS && r == -ERESTART; i++) {
+		_cleanup_found_ struct nft_found f = {0};
+
+		r = read_pod(&ns, NFT_READ_NAMES, &f, err);
+		if (r < 0 || !f.table[NFT_T_NAT].there)
+			return r;
+		nft_batch_begin(&b, &ns, f.genid);
+		nft_put_flush(&b, &f.tables[NFT_T_NAT]);
+		r = nft_batch_commit(&b, &ns, err);
+	}
 	return r;
 }
 

@@ -2,7 +2,7 @@
  * nftctl.c: drives nft/ from the command line for tests and measurements. Not installed.
  *
  *   nftctl [options] <verb> <netns path> [arguments]
- *   verbs: apply remove check present | host-apply UID, host-remove, probe-add IP UID,
+ *   verbs: apply release remove check present | host-apply UID, host-remove, probe-add IP UID,
  *          probe-del IP UID, probe-prune UID,.. (those to keep) | print | parallel DIR N | bench
  * DIR N
  */
@@ -88,6 +88,8 @@ static int run(const char *verb, int ns, int argc, char **argv, struct err *e)
 		return nft_pod_apply(ns, &opts, e);
 	if (strcmp(verb, "remove") == 0)
 		return nft_pod_remove(ns, e);
+	if (strcmp(verb, "release") == 0)
+		return nft_pod_release(ns, e);
 	if (strcmp(verb, "check") == 0)
 		return check(ns, e);
 	if (strcmp(verb, "present") == 0) {

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * flows.c: see flows.h.
+ *
+ * Theory of operation. Sockets come from inet_diag, entries go in through ctnetlink, in packets of
+ * many messages. An entry that the kernel has marked as having seen an answer is never offered to a
+ * nat chain, and one made without translation stays without. Window checking starts where the
+ * connection stands (BE_LIBERAL: the kernel did not see its beginning).
+ */
+#include "nft/flows.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <libmnl/libmnl.h>
+#include <linux/inet_diag.h>
+#include <linux/netfilter/nf_conntrack_common.h>
+#include <linux/netfilter/nf_conntrack_tcp.h>
+#include <linux/netfilter/nfnetlink.h>
+#include <linux/netfilter/nfnetlink_conntrack.h>
+#include <linux/sock_diag.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include "lib/base/bug.h"
+#include "lib/base/err.h"
+#include "lib/base/mem.h"
+#include "lib/format/ip.h"
+#include "lib/os/fd.h"
+#include "lib/os/netns.h"
+#include "lib/os/sock.h"
+#include "nft/extack.h"
+#include "nft/ns.h"
+
+#define PACKET_BYTES   32768
+#define ENTRY_BYTES    512    /* one message with IPv6 addresses is about 250 */
+#define FLOWS_MAX      65536  /* connections of one pod that are kept; more than a pod's ports */
+#define FLOW_TIMEOUT_S 432000 /* the kernel's own for an established connection */
+
+struct flow {
+	struct ip_port local, remote;
+};
+struct flows {
+	struct flow *f;
+	size_t n, cap;
+	size_t sockets; /* also those that are not connections */
+};
+
+static void flows_fini(struct flows *x)
+{
+	free(x->f);
+}
+
+static int open_diag(void *ctx, struct err *err)
+{
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+
+	if (fd < 0)
+		return err_errno(err, EOPNOTSUPP, "open socket diagnosis");
+	*(int *)ctx = fd;
+	return 0;
+}
+
+static bool is_mesh_port(uint16_t port)
+{
+	for (int i = 0; i < MESH_L_N; i++)
+		if (mesh_listener_port[i] == port)
+			return true;
+	return port == MESH_PORT_DNS || port == MESH_PORT_SOCKS5;
+}
+
+/* Wholly open or being closed: has had its first answer. A connection that is still asking is new
+ * and may be captured. */
+static bool has_begun(uint8_t state)
+{
+	switch (state) {
+	case TCP_ESTABLISHED:
+	case TCP_SYN_RECV:
+	case TCP_FIN_WAIT1:
+	case TCP_FIN_WAIT2:
+	case TCP_CLOSE_WAIT:
+	case TCP_LAST_ACK:
+	case TCP_CLOSING:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static int take_socket(struct flows *x, const struct inet_diag_msg *m)
+{
+	size_t len = m->idiag_family == AF_INET ? 4 : 16;
+	struct flow f = {
+		.local.port = ntohs(m->id.idiag_sport),
+		.remote.port = ntohs(m->id.idiag_dport),
+	};
+
+	if (m->idiag_state == TCP_LISTEN && is_mesh_port(f.local.port))
+		return 0;
+	x->sockets++;
+	if (!has_begun(m->idiag_state) || ip_from_bytes(m->id.idiag_src, len, &f.local.ip) < 0 ||
+	    ip_from_bytes(m->id.idiag_dst, len, &f.remote.ip) < 0 || x->n == FLOWS_MAX)
+		return 0;
+	if (x->n == x->cap) {
+		x->cap = x->cap * 2 + 64;
+		x->f = xrealloc_array(x->f, x->cap, sizeof(*x->f));
+	}
+	x->f[x->n++] = f;
+	return 0;
+}
+
+/* 0: more to come. 1: the end. -EINTR: sockets came and went; harmless, a connection that was
+ * there all the time is listed. */
+static int take_packet(struct flows *x, const char *buf, ssize_t n)
+{
+	int left = (int)n;
+
+	for (const struct nlmsghdr *m = (const void *)buf; mnl_nlmsg_ok(m, left);
+	     m = mnl_nlmsg_next(m, &left)) {
+		const struct nlmsgerr *e = mnl_nlmsg_get_payload(m);
+
+		if (m->nlmsg_type == NLMSG_DONE)
+			return 1;
+		if (m->nlmsg_type == NLMSG_ERROR)
+			return m->nlmsg_len >= NLMSG_HDRLEN + sizeof(*e) ? e->error : -EBADMSG;
+		if (m->nlmsg_type == SOCK_DIAG_BY_FAMILY &&
+		    m->nlmsg_len >= NLMSG_HDRLEN + sizeof(struct inet_diag_msg))
+			(void)take_socket(x, mnl_nlmsg_get_payload(m));
+	}
+	return 0;
+}
+
+static int list_family(int fd, uint8_t family, char *buf, struct flows *x)
+{
+	struct {
+		struct nlmsghdr h;
+		struct inet_diag_req_v2 r;
+	} q = {
+		.h = {.nlmsg_len = sizeof(q),
+		      .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+		      .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
+		.r = {.sdiag_family = family, .sdiag_protocol = IPPROTO_TCP, .idiag_states = ~0u},
+	};
+	int r = 0;
+
+	if (send(fd, &q, sizeof(q), 0) < 0)
+		return -errno;
+	while (r == 0) {
+		ssize_t n = recv(fd, buf, PACKET_BYTES, 0);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		r = take_packet(x, buf, n);
+	}
+	return r < 0 ? r : 0;
+}
+
+static int list(int netns_fd, struct flows *x, struct err *err)
+{
+	static const struct timeval limit = {.tv_sec = 5};
+	_cleanup_free_ char *buf = xmalloc(PACKET_BYTES);
+	_cleanup_close_ int fd = -1;
+	int r = netns_call(netns_fd, open_diag, &fd, err);
+
+	if (r < 0)
+		return r;
+	(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	r = list_family(fd, AF_INET, buf, x);
+	if (r == 0)
+		r = list_family(fd, AF_INET6, buf, x);
+	if (r == -ENOENT || r == -EAFNOSUPPORT || r == -EINVAL)
+		r = -EOPNOTSUPP;
+	if (r < 0)
+		return err_errno(err, -r, "list the TCP sockets of the namespace");
+	return 0;
+}
+
+int nft_flows_count(int netns_fd, size_t *ret, struct err *err)
+{
+	_cleanup_(flows_fini) struct flows x = {0};
+	int r = list(netns_fd, &x, err);
+
+	if (r == 0)
+		*ret = x.sockets;
+	return r;
+}
+
+static void put_tuple(struct nlmsghdr *m, uint16_t attr, const struct ip_port *from,
+		      const struct ip_port *to)
+{
+	bool v4 = from->ip.len == 4;
+	struct nlattr *tuple = mnl_attr_nest_start(m, attr), *nest;
+
+	nest = mnl_attr_nest_start(m, CTA_TUPLE_IP);
+	mnl_attr_put(m, v4 ? CTA_IP_V4_SRC : CTA_IP_V6_SRC, from->ip.len, from->ip.b);
+	mnl_attr_put(m, v4 ? CTA_IP_V4_DST : CTA_IP_V6_DST, to->ip.len, to->ip.b);
+	mnl_attr_nest_end(m, nest);
+	nest = mnl_attr_nest_start(m, CTA_TUPLE_PROTO);
+	mnl_attr_put_u8(m, CTA_PROTO_NUM, IPPROTO_TCP);
+	mnl_attr_put_u16(m, CTA_PROTO_SRC_PORT, htons(from->port));
+	mnl_attr_put_u16(m, CTA_PROTO_DST_PORT, htons(to->port));
+	mnl_attr_nest_end(m, nest);
+	mnl_attr_nest_end(m, tuple);
+}
+
+static size_t put_entry(char *buf, const struct flow *f, uint32_t seq)
+{
+	static const struct nf_ct_tcp_flags liberal = {IP_CT_TCP_FLAG_BE_LIBERAL,
+						       IP_CT_TCP_FLAG_BE_LIBERAL};
+	struct nlmsghdr *m = mnl_nlmsg_put_header(buf);
+	struct nfgenmsg *g = mnl_nlmsg_put_extra_header(m, sizeof(*g));
+	struct nlattr *info, *tcp;
+
+	m->nlmsg_type = (NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_NEW;
+	m->nlmsg_flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK;
+	m->nlmsg_seq = seq;
+	g->nfgen_family = f->local.ip.len == 4 ? AF_INET : AF_INET6;
+	g->version = NFNETLINK_V0;
+	put_tuple(m, CTA_TUPLE_ORIG, &f->local, &f->remote);
+	put_tuple(m, CTA_TUPLE_REPLY, &f->remote, &f->local);
+	mnl_attr_put_u32(m, CTA_TIMEOUT, htonl(FLOW_TIMEOUT_S));
+	mnl_attr_put_u32(m, CTA_STATUS, htonl(IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED));
+	info = mnl_attr_nest_start(m, CTA_PROTOINFO);
+	tcp = mnl_attr_nest_start(m, CTA_PROTOINFO_TCP);
+	mnl_attr_put_u8(m, CTA_PROTOINFO_TCP_STATE, TCP_CONNTRACK_ESTABLISHED);
+	mnl_attr_put(m, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, sizeof(liberal), &liberal);
+	mnl_attr_put(m, CTA_PROTOINFO_TCP_FLAGS_REPLY, sizeof(liberal), &liberal);
+	mnl_attr_nest_end(m, tcp);
+	mnl_attr_nest_end(m, info);
+	bug_on(m->nlmsg_len > ENTRY_BYTES);
+	return MNL_ALIGN(m->nlmsg_len);
+}
+
+/* Answers to the messages first..last. Present already is fine. */
+static int read_answers(struct nft_ns *ns, char *buf, uint32_t first, size_t n, struct err *err)
+{
+	for (size_t answered = 0; answered < n;) {
+		ssize_t got = mnl_socket_recvfrom(ns->nf, buf, PACKET_BYTES);
+		int left = (int)got;
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return err_errno(err, errno, "connection tracking: no answer");
+		for (const struct nlmsghdr *m = (const void *)buf; mnl_nlmsg_ok(m, left);
+		     m = mnl_nlmsg_next(m, &left)) {
+			const struct nlmsgerr *e = mnl_nlmsg_get_payload(m);
+			const char *text;
+
+			if (m->nlmsg_type != NLMSG_ERROR || m->nlmsg_seq - first >= n)
+				continue;
+			answered++;
+			if (e->error == 0 || e->error == -EEXIST)
+				continue;
+			/* nfnetlink says EINVAL when it has no ctnetlink */
+			text = nft_extack_text(m);
+			return nft_kernel_error(err, e->error == -EINVAL ? EOPNOTSUPP : -e->error,
+						text != NULL ? text : "",
+						"conntrack over netlink (CONFIG_NF_CT_NETLINK)",
+						"keep an established connection");
+		}
+	}
+	return 0;
+}
+
+static int send_some(struct nft_ns *ns, char *buf, const struct flow *f, size_t n, struct err *err)
+{
+	uint32_t first = ns->seq + 1;
+	size_t len = 0;
+
+	for (size_t i = 0; i < n; i++)
+		len += put_entry(buf + len, &f[i], first + (uint32_t)i);
+	ns->seq += (uint32_t)n;
+	if (mnl_socket_sendto(ns->nf, buf, len) < 0)
+		return err_errno(err, errno, "connection tracking: send");
+	return read_answers(ns, buf, first, n, err);
+}
+
+int nft_flows_keep(int netns_fd, struct nft_ns *ns, struct err *err)
+{
+	const size_t per_packet = PACKET_BYTES / ENTRY_BYTES;
+	_cleanup_free_ char *buf = xmalloc(PACKET_BYTES);
+	_cleanup_(flows_fini) struct flows x = {0};
+	int r = list(netns_fd, &x, err);
+
+	for (size_t i = 0; r == 0 && i < x.n; i += per_packet)
+		r = send_some(ns, buf, &x.f[i], x.n - i < per_packet ? x.n - i : per_packet, err);
+	return r;
+}
