@@ -178,6 +178,15 @@ def listeners(pod):
     return sorted(p for p in ports if p in (15001, 15006, 15008, 15053, 15080))
 
 
+def descriptors(daemon):
+    """How many descriptors of which kind a program holds."""
+    count = {}
+    for f in daemon.fds():
+        kind = f.split(":")[0] if ":" in f and not f.startswith("/") else "file"
+        count[kind] = count.get(kind, 0) + 1
+    return count
+
+
 def host_probes():
     """Every element of every nftables set in the node's own network namespace."""
     out = subprocess.run(["nft", "-j", "list", "ruleset"], check=True, capture_output=True,

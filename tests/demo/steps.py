@@ -2,7 +2,6 @@
 """steps.py: the demo's steps, in order. Each says what it does, why it matters, and what was seen."""
 import concurrent.futures
 import os
-import re
 import signal
 import time
 
@@ -298,7 +297,7 @@ def delete(story, s, fds):
     story.check(s.agent.journal() == [], "no attachment in the agent's journal",
                 "an empty journal (left: %s)" % s.agent.journal())
     now = wait_until("the agent to close its descriptors",
-                     lambda: (lambda f: f if f == fds else None)(kinds(s.agent)), 10)
+                     lambda: (lambda f: f if f == fds else None)(product.descriptors(s.agent)), 10)
     story.check(now == fds, "the agent holds what it held before the first pod: %s" % now,
                 "descriptors as before: %s" % fds)
     own = os.readlink("/proc/self/ns/net")
@@ -307,15 +306,6 @@ def delete(story, s, fds):
     probes = product.host_probes()
     story.check(probes == [], "no pod's address is left in the node's probe exemption",
                 "empty sets (left: %s)" % probes)
-
-
-def kinds(daemon):
-    """How many descriptors of which kind a program holds."""
-    count = {}
-    for f in daemon.fds():
-        kind = re.sub(r"[:/].*", "", f) if ":" in f else "file"
-        count[kind] = count.get(kind, 0) + 1
-    return count
 
 
 def stop(story, s):
@@ -335,7 +325,7 @@ def play(story, s):
     """All steps; returns the sentences of the summary."""
     facts = []
     start(story, s)
-    fds = kinds(s.agent)
+    fds = product.descriptors(s.agent)
     create(story, s)
     talk(story, s)
     transfer(story, s)
