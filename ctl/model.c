@@ -232,6 +232,14 @@ static void read_version(const struct doc *d, struct ctl_ztunnel *z)
 		z->version = v->text;
 }
 
+static void read_trust_domain(const struct doc *d, struct ctl_ztunnel *z)
+{
+	const struct doc *t = doc_get(doc_get(d, "config"), "trustDomain");
+
+	if (t != NULL && t->kind == DOC_TEXT)
+		z->trust_domain = t->text;
+}
+
 /* Our development CA is a folder, a real one an address (as stock has it). */
 static void read_ca(const struct doc *d, struct ctl_ztunnel *z)
 {
@@ -254,6 +262,7 @@ int ctl_ztunnel_read(const struct doc *d, struct arena *a, struct ctl_ztunnel *r
 	if (r < 0)
 		return r;
 	read_version(d, &z);
+	read_trust_domain(d, &z);
 	read_ca(d, &z);
 	c = doc_get(doc_get(d, "localState"), "error");
 	if (c != NULL && c->kind == DOC_TEXT)

@@ -55,7 +55,7 @@ enum ctl_ready { CTL_READY_UNKNOWN, CTL_READY_YES, CTL_READY_NO, CTL_READY_N };
 struct ctl_ztunnel {
 	bool answers;
 	const char *error;
-	struct str version, ready_text;
+	struct str version, trust_domain, ready_text;
 	struct str ca; /* address, or folder of the development CA */
 	bool ca_is_dev;
 	struct str state_error; /* of the local mesh state: the last good one counts */

@@ -64,14 +64,15 @@ static enum ctl_colour put_cert(struct strbuf *b, const struct ctl_cert *c, int6
 }
 
 /* As policies name it: without the scheme. */
-static void put_identity(struct strbuf *b, const struct ctl_pod *p)
+static void put_identity(struct strbuf *b, const struct ctl_pod *p, struct str trust_domain)
 {
 	const struct str scheme = STR("spiffe://");
 
 	if (p->cert != NULL && str_has_prefix(p->cert->identity, scheme))
 		strbuf_add(b, p->cert->identity.p + scheme.n, p->cert->identity.n - scheme.n);
 	else if (p->sa.n != 0)
-		strbuf_printf(b, "?/ns/%.*s/sa/%.*s", STR_FMT(p->ns), STR_FMT(p->sa));
+		strbuf_printf(b, "%.*s/ns/%.*s/sa/%.*s", STR_FMT(or_else(trust_domain, "?")),
+			      STR_FMT(p->ns), STR_FMT(p->sa));
 }
 
 static void put_sockets(struct strbuf *b, const struct ctl_pod *p)
@@ -95,8 +96,10 @@ static void add_pod(struct ctl_table *t, const struct ctl_report *r, const struc
 
 	if (!str_eqc(p->state, "not-in-mesh")) {
 		put_sockets(&sockets, p);
-		put_identity(&identity, p);
+		put_identity(&identity, p, r->ztunnel.trust_domain);
 		cc = put_cert(&cert, p->cert, r->now);
+		if (p->cert == NULL && r->ztunnel.answers)
+			strbuf_puts(&cert, "none yet"); /* asked for with the first connection */
 	}
 	ctl_put(&why, p->error.n != 0 ? p->error : p->reason, NOTE_MAX_CHARS, CTL_PLAIN, false);
 	ctl_table_add(t, p->ns, CTL_PLAIN);

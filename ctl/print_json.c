@@ -99,6 +99,7 @@ static void write_ztunnel(struct jsonw *w, const struct ctl_ztunnel *z, int64_t 
 		return;
 	}
 	jsonw_str(w, "version", z->version);
+	jsonw_str(w, "trustDomain", z->trust_domain);
 	if (z->ready == CTL_READY_UNKNOWN)
 		jsonw_null(w, "ready");
 	else

@@ -135,6 +135,37 @@ static void ctl_print_pods__table(void **state)
 	unload(&f);
 }
 
+static void ctl_print_pods__certificate_states(void **state)
+{
+	static const struct {
+		const char *from, *to, *part;
+	} rows[] = {
+		{"td/ns/shop/sa/front", "td/ns/shop/sa/other", "home/ns/shop/sa/front  none yet"},
+		{"td/ns/shop/sa/front", "td/ns/elsewhere/sa/front",
+		 "home/ns/shop/sa/front  none yet"},
+		{"\"certChain\":[{", "\"certChain\":[],\"x\":[{", "td/ns/shop/sa/front  Available"},
+		{"\"2026-09-22T14:13:20Z", "\"2026-09-21T12:13:20Z", "EXPIRED 2h ago"},
+		{"\"2026-09-22T14:13:20Z", "\"2026-09-21T14:14:20Z",
+		 "until 2026-09-21T14:14:20Z (60s)"},
+		{"\"2026-09-22T14:13:20Z", "\"2026-10-01T14:14:20Z", "(10d)"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		_cleanup_free_ char *home =
+			with(dump_ok, "\"devCaDir\"", "\"trustDomain\":\"home\",\"devCaDir\"");
+		_cleanup_free_ char *dump = with(home, rows[i].from, rows[i].to);
+		_cleanup_strbuf_ struct strbuf out = {0}, notes = {0};
+		struct fixture f;
+
+		load(&f, agent_ok, dump, 200);
+		ctl_print_pods(&f.r, NULL, false, &out, &notes);
+		if (strstr(out.p, rows[i].part) == NULL)
+			fail_msg("no \"%s\" in %s", rows[i].part, out.p);
+		unload(&f);
+	}
+}
+
 static void ctl_print_pods__daemons_away(void **state)
 {
 	_cleanup_strbuf_ struct strbuf out = {0}, notes = {0};
@@ -403,6 +434,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ctl_print_status__all_well),
 		cmocka_unit_test(ctl_print_pods__table),
+		cmocka_unit_test(ctl_print_pods__certificate_states),
 		cmocka_unit_test(ctl_print_pods__daemons_away),
 		cmocka_unit_test(ctl_diagnose__one_fault_one_line),
 		cmocka_unit_test(ctl_diagnose__away_and_not_ready),
