@@ -24,6 +24,7 @@ void attachment_fini(struct attachment *a)
 	free(a->netns_path);
 	free(a->name);
 	free(a->ns);
+	free(a->service_account);
 	*a = (struct attachment){0};
 }
 
@@ -34,6 +35,7 @@ void attachment_copy(struct attachment *to, const struct attachment *from)
 	a.netns_path = xstrdup(from->netns_path);
 	a.name = xstrdup(from->name);
 	a.ns = xstrdup(from->ns);
+	a.service_account = from->service_account != NULL ? xstrdup(from->service_account) : NULL;
 	attachment_fini(to);
 	*to = a;
 }
@@ -72,6 +74,8 @@ void attachment_print(const struct attachment *a, struct strbuf *out)
 	jsonw_cstr(&w, "podNamespace", a->ns);
 	jsonw_cstr(&w, "podName", a->name);
 	jsonw_cstr(&w, "podUID", a->uid);
+	if (a->service_account != NULL)
+		jsonw_cstr(&w, "serviceAccount", a->service_account);
 	jsonw_list(&w, "ips");
 	for (size_t i = 0; i < a->nips; i++) {
 		char text[IP_TEXT_MAX];
@@ -111,7 +115,7 @@ static int parse_ips(const struct doc *root, struct attachment *a, struct err *e
 
 static int parse_texts(const struct doc *root, struct attachment *a, struct err *err)
 {
-	struct str id, ifname, path, ns, name, uid;
+	struct str id, ifname, path, ns, name, uid, sa = {0};
 	int r;
 
 	if ((r = doc_need_text(root, "containerID", &id, err)) < 0 ||
@@ -120,17 +124,20 @@ static int parse_texts(const struct doc *root, struct attachment *a, struct err 
 	    (r = doc_need_text(root, "netns", &path, err)) < 0 ||
 	    (r = doc_need_text(root, "podNamespace", &ns, err)) < 0 ||
 	    (r = doc_need_text(root, "podName", &name, err)) < 0 ||
-	    (r = doc_need_text(root, "podUID", &uid, err)) < 0)
+	    (r = doc_need_text(root, "podUID", &uid, err)) < 0 ||
+	    (r = doc_opt_text(root, "serviceAccount", &sa, err)) < 0)
 		return r;
 	if ((r = str_to_cstr(id, a->container_id, sizeof(a->container_id), err)) < 0 ||
 	    (r = str_to_cstr(ifname, a->ifname, sizeof(a->ifname), err)) < 0 ||
 	    (r = str_to_cstr(uid, a->uid, sizeof(a->uid), err)) < 0)
 		return r;
-	if (path.n > NETNS_PATH_MAX || ns.n >= POD_NAME_MAX || name.n >= POD_NAME_MAX)
+	if (path.n > NETNS_PATH_MAX || ns.n >= POD_NAME_MAX || name.n >= POD_NAME_MAX ||
+	    sa.n >= POD_NAME_MAX)
 		return err_set(err, EINVAL, "a text is too long");
 	a->netns_path = xstrndup(path.p, path.n);
 	a->ns = xstrndup(ns.p, ns.n);
 	a->name = xstrndup(name.p, name.n);
+	a->service_account = sa.p != NULL ? xstrndup(sa.p, sa.n) : NULL;
 	return 0;
 }
 

@@ -25,6 +25,7 @@ struct attachment {
 	char *netns_path;
 	struct netns_id id;
 	char *name, *ns;       /* of the pod */
+	char *service_account; /* NULL until the source said it */
 	char uid[POD_UID_MAX]; /* "" if nobody said */
 	struct ip_addr ips[POD_IPS_MAX];
 	size_t nips;

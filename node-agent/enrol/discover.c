@@ -66,6 +66,7 @@ static void restore_one(void *ctx, const struct attachment *at)
 	if (s != NULL &&
 	    custody_adopt(&x->custody, at->uid, x->netns_fd, at->id, s->fds, MESH_L_N, &err) == 0)
 		s->adopted = true;
+	x->wanted = x->rules; /* until the source says otherwise */
 	x->await_held = x->rules && !x->custody.held;
 	log_info("discover", "sandbox found pod=%s/%s uid=%s container=%s rules=%s custody=%s",
 		 at->ns, at->name, at->uid, at->container_id, x->rules ? "yes" : "no",

@@ -64,6 +64,10 @@ enum eligibility eligibility_of(const struct pod *p, const struct pod_namespace 
 {
 	if (p == NULL)
 		return say(ELIGIBLE_UNKNOWN, reason, "the pod is not known yet");
+	if (cfg->node_name[0] != '\0' && p->node_name != NULL &&
+	    strcmp(p->node_name, cfg->node_name) != 0)
+		return say(ELIGIBLE_UNKNOWN, reason, "the pod is placed on node %s, this is %s",
+			   p->node_name, cfg->node_name);
 	if (ruled_out(p, cfg, reason))
 		return ELIGIBLE_NO;
 	if (ns == NULL)

@@ -69,6 +69,9 @@ void enrol_pod_changed(struct enrol *e, const char *ns, const char *name);
 void enrol_add(struct enrol *e, const struct attachment *req, uint64_t deadline_ms,
 	       struct enrol_waiter *w);
 void enrol_waiter_cancel(struct enrol_waiter *w); /* done will not run; safe when not waiting */
+/* The same when the client went away: an ADD that is not decided yet is forgotten, one that is on
+ * its way goes on (the runtime's DEL will undo it). */
+void enrol_waiter_abandon(struct enrol_waiter *w);
 void enrol_check(struct enrol *e, const struct attachment *req, struct enrol_answer *ret);
 /* Always succeeds. @req needs a container ID only. */
 void enrol_del(struct enrol *e, const struct attachment *req);

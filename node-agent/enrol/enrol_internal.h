@@ -27,7 +27,6 @@ struct enrolment {
 	struct list node;
 	struct enrol *owner;
 	struct attachment at;
-	char *sa;
 	bool by_runtime; /* false: found by a scan of /proc, no container ID to match a DEL with */
 
 	/* what has been done, in the order of the steps */
@@ -38,6 +37,7 @@ struct enrolment {
 	bool announced; /* a ztunnel may know the pod */
 	bool probes;
 
+	bool seen;	 /* the source had the pod in this process' life */
 	bool wanted;	 /* the last decision was: in the mesh */
 	bool await_held; /* ztunnel may still hold the sockets: do not make others yet */
 	enum enrol_state state;
@@ -66,19 +66,43 @@ struct enrol {
 	struct timer prune;
 };
 
+/* printf format and arguments that name a pod in the log */
+#define ENROL_POD     "pod=%s/%s uid=%s"
+#define ENROL_ARGS(x) (x)->at.ns, (x)->at.name, (x)->at.uid
+
 /* enrol.c */
 struct enrolment *enrolment_new(struct enrol *e, const struct attachment *at);
+struct enrolment *enrolment_find(struct enrol *e, const char *container_id, const char *ifname);
+struct enrolment *enrolment_find_uid(struct enrol *e, const char *uid);
+/* Compares what should be with what has been done, and does the difference. May drop @x. */
 void enrolment_reconcile(struct enrolment *x);
+void enrolment_again(struct enrolment *x); /* the same, soon and once */
+enum eligibility enrolment_decide(const struct enrolment *x, const struct pod *p, char *reason);
+
+/* transaction.c */
+/* The steps in. Ends in enrolment_finish() or enrolment_failed(), perhaps later. */
+void enrolment_go_in(struct enrolment *x, const struct pod *p, const char *reason);
+void enrolment_finish(struct enrolment *x, const char *reason);
+/* Undoes everything and drops @x when somebody waits; else keeps what is there and retries. */
+void enrolment_failed(struct enrolment *x, unsigned int http, unsigned int code,
+		      const struct err *why);
+void enrolment_retry(struct enrolment *x);
+void enrolment_go_out(struct enrolment *x, const char *reason);
 /* Undoes the steps in reverse. Without @remove_rules the namespace keeps them (it is gone, or must
  * stay closed). Without @tell ztunnel is not told (the pod comes back under the same UID). */
 int enrolment_leave(struct enrolment *x, bool remove_rules, bool tell, struct err *err)
 	_must_check_;
 /* Ends everybody's waiting, takes the journal entry away and frees. Call after leave. */
 void enrolment_drop(struct enrolment *x, bool keep_journal);
-void enrolment_answer(struct enrolment *x, const struct enrol_answer *a);
-struct enrolment *enrolment_find(struct enrol *e, const char *container_id, const char *ifname);
-struct enrolment *enrolment_find_uid(struct enrol *e, const char *uid);
 int enrolment_open_netns(struct enrolment *x, struct err *err) _must_check_;
+/* A ztunnel is connected, or left so recently that connections may wait for it. */
+bool enrol_ztunnel_usable(const struct enrol *e);
+
+/* add.c */
+void enrolment_answer(struct enrolment *x, const struct enrol_answer *a);
+void enrol_answer_error(struct enrol_answer *a, unsigned int http, unsigned int code,
+			const char *msg, const char *details);
+void enrol_answer_ok(struct enrol_answer *a, const char *outcome, const char *reason);
 
 /* discover.c */
 void discover_restore(struct enrol *e); /* journal and descriptor store */

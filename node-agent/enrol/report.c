@@ -44,7 +44,7 @@ static void print_pod(struct enrolment *x, struct jsonw *w)
 	jsonw_cstr(w, "uid", x->at.uid);
 	jsonw_cstr(w, "name", x->at.name);
 	jsonw_cstr(w, "namespace", x->at.ns);
-	jsonw_cstr(w, "serviceAccount", x->sa != NULL ? x->sa : "");
+	jsonw_cstr(w, "serviceAccount", x->at.service_account != NULL ? x->at.service_account : "");
 	jsonw_cstr(w, "state", state_name[x->state]);
 	jsonw_cstr(w, "reason", bad ? "" : x->reason);
 	jsonw_cstr(w, "netns", x->at.netns_path);

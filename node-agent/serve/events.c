@@ -102,7 +102,7 @@ static void on_client_gone(void *arg)
 	struct pending *p = arg;
 
 	log_info("events", "the client of an ADD went away before its end");
-	enrol_waiter_cancel(&p->waiter);
+	enrol_waiter_abandon(&p->waiter);
 	free(p);
 }
 

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * ztunnel.c: what serve/zds.c asks about pods: snapshots, descriptors, sockets that come back.
+ */
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "lib/base/log.h"
+#include "lib/os/fd.h"
+#include "lib/wire/zds.h"
+#include "node-agent/enrol/enrol_internal.h"
+
+static void zds_each(void *ctx, void (*fn)(void *, const char *), void *arg)
+{
+	struct enrol *e = ctx;
+
+	list_for_each (n, &e->all) {
+		struct enrolment *x = container_of(n, struct enrolment, node);
+
+		if (x->wanted && x->rules)
+			fn(arg, x->at.uid);
+	}
+}
+
+static enum zds_describe zds_describe(void *ctx, const char *uid, uint32_t version,
+				      struct zds_pod *ret)
+{
+	struct enrolment *x = enrolment_find_uid(ctx, uid);
+	struct err err = {0};
+
+	if (x == NULL || !x->wanted)
+		return ZDS_POD_GONE;
+	x->announced = true;
+	if (x->at.service_account == NULL || enrolment_open_netns(x, &err) < 0)
+		return ZDS_POD_KEEP;
+	x->await_held = false;
+	if (version < ZDS_V2_CUSTODY)
+		custody_close(&x->custody, x->at.uid);
+	else if (custody_open(&x->custody, x->at.uid, x->netns_fd, &err) < 0)
+		log_warn("enrol", "no custody " ENROL_POD ": %s", ENROL_ARGS(x), err.msg);
+	*ret = (struct zds_pod){.uid = x->at.uid,
+				.name = x->at.name,
+				.ns = x->at.ns,
+				.sa = x->at.service_account,
+				.netns_fd = x->netns_fd,
+				.listeners = x->custody.held ? x->custody.fds : NULL};
+	return ZDS_POD_ADD;
+}
+
+/* Answers of a snapshot: they finish what was pending. */
+static void zds_acked(void *ctx, const char *uid, const char *error)
+{
+	struct enrolment *x = enrolment_find_uid(ctx, uid);
+
+	if (x == NULL || !x->wanted || x->add.peer != NULL || x->netns_fd < 0)
+		return;
+	if (error[0] == '\0' && x->state == ENROL_PENDING)
+		enrolment_finish(x, "ztunnel took the pod with its snapshot");
+	else if (error[0] != '\0')
+		enrolment_retry(x);
+}
+
+static void zds_held(void *ctx, const char *uid, int netns_fd, const int *fds,
+		     const uint16_t *ports, size_t n)
+{
+	struct enrolment *x = enrolment_find_uid(ctx, uid);
+	struct err err = {0};
+	struct netns_id id;
+
+	(void)ports; /* custody_adopt() asks the kernel */
+	if (x == NULL || !x->rules || x->custody.held)
+		return;
+	if (netns_check(netns_fd, &err) < 0 || netns_id_of(netns_fd, &id) < 0 ||
+	    !netns_id_eq(id, x->at.id)) {
+		log_warn("enrol", "sockets that ztunnel holds are of another namespace " ENROL_POD,
+			 ENROL_ARGS(x));
+		return;
+	}
+	if (x->netns_fd < 0)
+		x->netns_fd = fd_dup(netns_fd);
+	if (x->netns_fd < 0 ||
+	    custody_adopt(&x->custody, x->at.uid, x->netns_fd, id, fds, n, &err) < 0) {
+		log_warn("enrol", "sockets that ztunnel holds are refused " ENROL_POD ": %s",
+			 ENROL_ARGS(x), err.msg);
+		return;
+	}
+	x->await_held = false;
+	log_info("enrol", "sockets came back from ztunnel " ENROL_POD, ENROL_ARGS(x));
+}
+
+static void zds_peers_changed(void *ctx)
+{
+	struct enrol *e = ctx;
+
+	if (zds_server_version(e->zds) == 0)
+		return;
+	/* what the peer holds has been read: nothing more comes back */
+	list_for_each (n, &e->all) {
+		struct enrolment *x = container_of(n, struct enrolment, node);
+
+		x->await_held = false;
+		if (x->state == ENROL_FAILED || (x->state == ENROL_PENDING && !x->rules))
+			enrolment_again(x); /* the others are in its snapshot */
+	}
+}
+
+const struct zds_ops enrol_zds_ops = {
+	.each = zds_each,
+	.describe = zds_describe,
+	.acked = zds_acked,
+	.held = zds_held,
+	.peers_changed = zds_peers_changed,
+};
