@@ -17,8 +17,11 @@
 #include "lib/os/fd.h"
 #include "ztunnel/data/data.h"
 
-#define PORT_FIRST    32768u
-#define PORT_COUNT    28232u /* 32768-60999 */
+/* Where the client's own port cannot be used. Plain TCP never can: the pod's conntrack knows the
+ * client's connection to us by the same four-tuple. So these are ports that clients do not choose
+ * by themselves (below the ephemeral range). */
+#define PORT_FIRST    10240u
+#define PORT_COUNT    22528u
 #define BIND_TRIES    8
 #define SCOPE	      "ztunnel::proxy"
 #define RESERVED_PORT 1024

@@ -45,7 +45,7 @@ void plain_go(struct conn *c)
 		return;
 	}
 	if (w->cfg->orig_src != 0)
-		src = i->src_addr;
+		src.ip = i->src_addr.ip; /* not the port: dial.c */
 	if (dial_start(p, &c->r.up, &i->orig_dst, &src, on_dialled, c) == NULL)
 		conn_end(c, END_RESET, FLAG_CONNECT, "out of memory");
 }
