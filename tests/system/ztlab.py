@@ -611,13 +611,15 @@ def _chunks(body):
 
 
 class Lab:
+    count = 0
     node_name = "node1"
     gateway = "10.77.0.1"
 
     def __init__(self, bin_dir, zds_version=2, env=()):
         self.bin = os.path.join(os.path.abspath(bin_dir), "ztunnel")
         self.dir = tempfile.mkdtemp(prefix="ztlab-")
-        self.prefix = "zt%d" % os.getpid()
+        Lab.count += 1
+        self.prefix = "zt%d-%d" % (os.getpid(), Lab.count)
         self.ca_dir = os.path.join(self.dir, "ca")
         self.state_path = os.path.join(self.dir, "state.yaml")
         self.pods, self.serial, self.logs = [], 0, 0

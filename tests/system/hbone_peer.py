@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Peers of ztunnel's 15008 that the tests drive by hand: a raw HTTP/2 client and a server."""
+import os
+import socket
+import ssl
+import struct
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
+import h2.settings
+
+from ztlab import TIMEOUT, tls_context
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, RST, SETTINGS, PING, GOAWAY, WINDOW, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
+ENHANCE_YOUR_CALM = 11
+
+
+def frame(kind, flags, stream, payload=b""):
+    return struct.pack("!I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(
+        "!I", stream) + payload
+
+
+def literal(name, value):
+    """An HPACK field, never indexed, no Huffman."""
+    def text(s):
+        out, n = b"", len(s)
+        if n < 127:
+            out = bytes([n])
+        else:
+            n -= 127
+            out = b"\x7f"
+            while n > 127:
+                out += bytes([n & 127 | 128])
+                n >>= 7
+            out += bytes([n])
+        return out + s
+    return b"\x10" + text(name) + text(value)
+
+
+def connect_block(authority):
+    return literal(b":method", b"CONNECT") + literal(b":authority", authority.encode())
+
+
+class Raw:
+    """TLS and bytes: for what a well-behaved library refuses to send."""
+
+    def __init__(self, lab, pod, addr, cert, preface=True, settings=b""):
+        self.sock = tls_context(lab, cert).wrap_socket(pod.net.connect((addr, 15008)))
+        self.buf = b""
+        if preface:
+            self.send(PREFACE + frame(SETTINGS, 0, 0, settings))
+
+    def send(self, data):
+        self.sock.sendall(data)
+
+    def read_frame(self):
+        """(kind, flags, stream, payload), or None at the end of the connection."""
+        while True:
+            if len(self.buf) >= 9:
+                n = int.from_bytes(self.buf[:3], "big")
+                if len(self.buf) >= 9 + n:
+                    f = self.buf[:9 + n]
+                    self.buf = self.buf[9 + n:]
+                    return f[3], f[4], int.from_bytes(f[5:9], "big"), f[9:]
+            try:
+                d = self.sock.recv(65536)
+            except (ConnectionError, ssl.SSLError):
+                return None
+            if not d:
+                return None
+            self.buf += d
+
+    def end(self):
+        """Reads to the end: (GOAWAY code or None, number of frames)."""
+        code, n = None, 0
+        while True:
+            f = self.read_frame()
+            if f is None:
+                return code, n
+            n += 1
+            if f[0] == GOAWAY:
+                code = int.from_bytes(f[3][4:8], "big")
+
+    def close(self):
+        self.sock.close()
+
+
+class Client:
+    """A proper HBONE client."""
+
+    def __init__(self, lab, pod, addr, cert, bind=None):
+        self.sock = tls_context(lab, cert).wrap_socket(
+            pod.net.connect((addr, 15008), bind=bind))
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(
+            client_side=True, header_encoding="utf-8", validate_outbound_headers=False,
+            normalize_outbound_headers=False))
+        self.h2.initiate_connection()
+        self.flush()
+        self.status, self.data, self.ended = {}, {}, set()
+
+    def flush(self):
+        self.sock.sendall(self.h2.data_to_send())
+
+    def request(self, authority, method="CONNECT", extra=()):
+        sid = self.h2.get_next_available_stream_id()
+        head = [(":method", method), (":authority", authority)]
+        if method != "CONNECT":
+            head += [(":scheme", "https"), (":path", "/")]
+        self.h2.send_headers(sid, head + list(extra), end_stream=method != "CONNECT")
+        self.data[sid] = b""
+        self.flush()
+        return sid
+
+    def pump(self):
+        """Reads once; False at the end of the connection."""
+        d = self.sock.recv(65536)
+        if not d:
+            return False
+        for e in self.h2.receive_data(d):
+            if isinstance(e, h2.events.ResponseReceived):
+                self.status[e.stream_id] = int(dict(e.headers)[":status"])
+            elif isinstance(e, h2.events.DataReceived):
+                self.data[e.stream_id] += e.data
+                self.h2.acknowledge_received_data(e.flow_controlled_length, e.stream_id)
+            elif isinstance(e, (h2.events.StreamEnded, h2.events.StreamReset)):
+                self.ended.add(e.stream_id)
+        self.flush()
+        return True
+
+    def answer(self, sid):
+        while sid not in self.status:
+            if not self.pump():
+                return None
+        return self.status[sid]
+
+    def send(self, sid, data, end=False):
+        self.h2.send_data(sid, data, end_stream=end)
+        self.flush()
+
+    def read(self, sid, n):
+        while len(self.data[sid]) < n and sid not in self.ended:
+            if not self.pump():
+                break
+        return self.data[sid]
+
+    def close(self):
+        self.sock.close()
+
+
+def hbone_server(lab, cert, on_connect=None, banner=b""):
+    """A handler for Server: terminates HBONE, answers 200 and echoes. Used to play an impostor."""
+    ctx = tls_context(lab, cert, server=True)
+
+    def handle(c, _peer):
+        c.settimeout(TIMEOUT)
+        s = ctx.wrap_socket(c, server_side=True)
+        conn = h2.connection.H2Connection(h2.config.H2Configuration(
+            client_side=False, header_encoding="utf-8", validate_inbound_headers=False))
+        conn.initiate_connection()
+        s.sendall(conn.data_to_send())
+        while True:
+            d = s.recv(65536)
+            if not d:
+                return
+            for e in conn.receive_data(d):
+                if isinstance(e, h2.events.RequestReceived):
+                    if on_connect:
+                        on_connect(dict(e.headers))
+                    conn.send_headers(e.stream_id, [(":status", "200")])
+                    if banner:
+                        conn.send_data(e.stream_id, banner)
+                elif isinstance(e, h2.events.DataReceived):
+                    conn.acknowledge_received_data(e.flow_controlled_length, e.stream_id)
+                    conn.send_data(e.stream_id, e.data)
+                elif isinstance(e, h2.events.StreamEnded):
+                    conn.end_stream(e.stream_id)
+            s.sendall(conn.data_to_send())
+    return handle
