@@ -470,7 +470,7 @@ static void http1__slow_request_is_cut(void **state)
 	struct fixture *f = *state;
 	_cleanup_close_ int silent = -1, slow = -1, kept = -1;
 	_cleanup_free_ char *got = NULL, *first = NULL;
-	uint64_t start;
+	uint64_t start, next = 0;
 	char c;
 
 	http1_server_set_wait(f->s, 200);
@@ -481,9 +481,11 @@ static void http1__slow_request_is_cut(void **state)
 	assert_true(push(f, kept, STR(GET("/keep"))));
 	assert_true(push(f, slow, STR(head)));
 	while (clock_mono_ms() - start < WAIT_MS && recv(slow, &c, 1, 0) != 0) {
-		if (send(slow, "x", 1, MSG_NOSIGNAL) < 0)
+		if (clock_mono_ms() >= next && send(slow, "x", 1, MSG_NOSIGNAL) < 0)
 			break;
-		loop_step(f->l, 20);
+		if (clock_mono_ms() >= next)
+			next = clock_mono_ms() + 20; /* slow enough never to fill the head */
+		loop_step(f->l, 5);
 	}
 	assert_in_range(clock_mono_ms() - start, 200, WAIT_MS / 2);
 	first = pull(f, silent, NULL); /* the one that never said a word as well */
