@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Peers of ztunnel's 15008 that the tests drive by hand: a raw HTTP/2 client and a server."""
-import os
-import socket
+import select
 import ssl
 import struct
+import time
 
 import h2.config
 import h2.connection
@@ -73,16 +73,40 @@ class Raw:
                 return None
             self.buf += d
 
-    def end(self):
-        """Reads to the end: (GOAWAY code or None, number of frames)."""
-        code, n = None, 0
-        while True:
-            f = self.read_frame()
-            if f is None:
-                return code, n
-            n += 1
-            if f[0] == GOAWAY:
-                code = int.from_bytes(f[3][4:8], "big")
+    def flood(self, chunks, timeout=20):
+        """Sends all chunks as fast as they are taken, reading meanwhile, then waits for the end.
+        (GOAWAY code or None, frames, bytes sent), or None when the peer never ended it."""
+        self.sock.setblocking(False)
+        end = time.monotonic() + timeout
+        chunks, out = iter(chunks), b""
+        code, frames, sent, broken = None, 0, 0, False
+        while time.monotonic() < end:
+            try:
+                d = self.sock.recv(65536)
+                if not d:
+                    return code, frames, sent
+                self.buf += d
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                pass
+            except (ConnectionError, ssl.SSLError, OSError):
+                return code, frames, sent
+            while len(self.buf) >= 9 and len(self.buf) >= 9 + int.from_bytes(self.buf[:3], "big"):
+                n = 9 + int.from_bytes(self.buf[:3], "big")
+                if self.buf[3] == GOAWAY:
+                    code = int.from_bytes(self.buf[13:17], "big")
+                self.buf, frames = self.buf[n:], frames + 1
+            out = out or next(chunks, b"")
+            try:
+                if out and not broken:
+                    n = self.sock.send(out)
+                    sent, out = sent + n, out[n:]
+                    continue
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                pass
+            except (ConnectionError, ssl.SSLError, OSError):
+                broken = True  # what was sent to us before may still be read
+            select.select([self.sock], [self.sock] if out and not broken else [], [], 0.2)
+        return None
 
     def close(self):
         self.sock.close()

@@ -511,27 +511,14 @@ def flood(title, attack, code=hb.ENHANCE_YOUR_CALM):
     by = Bystander(s)
     calm = s.zt.metric("ambient_h2_enhance_your_calm_total")
     raw = hb.Raw(s.lab, s.c, s.b.ip, s.cert("a"))
-    result = []
-    # the reader must not depend on the writer: ztunnel may close first
-    t = threading.Thread(target=lambda: result.append(raw.end()), daemon=True)
-    t.start()
-    sent = 0
-    try:
-        for chunk in attack:
-            raw.send(chunk)
-            sent += len(chunk)
-            if not t.is_alive():
-                break
-    except (OSError, ssl.SSLError):
-        pass
-    t.join(15)
-    check(not t.is_alive(), title, "was not stopped after", sent, "bytes")
-    got, frames = result[0]
+    result = raw.flood(attack)
+    check(result, title, "was not stopped")
+    got, frames, sent = result
     codes = code if isinstance(code, tuple) else (code,)
     # a reset that meets our own unread bytes can swallow the GOAWAY: the counter tells then
     calmed = s.zt.metric("ambient_h2_enhance_your_calm_total") > calm
     check(got in codes or calmed and hb.ENHANCE_YOUR_CALM in codes, title, "GOAWAY code", got,
-          "frames", frames)
+          "frames", frames, "bytes sent", sent)
     raw.close()
     by.verify()
 
