@@ -6,6 +6,8 @@ SYSTEM_TESTS := $(patsubst tests/system/test_%.py,%,$(wildcard tests/system/test
 # Run with the release binaries only: they start containers or a whole system, where sanitizers add nothing but time.
 SYSTEM_RELEASE_ONLY += containerd demo systemd
 SYSTEM_LIMIT_S ?= 600
+# System tests that drive ztunnel's threads: its ThreadSanitizer build goes through them too.
+SYSTEM_TSAN += tunnel ztunnel
 # Unit tests that use threads; a module.mk adds its own.
 TSAN_TESTS += event
 TSAN_RUN := $(sort $(filter $(TSAN_TESTS),$(UNIT_TESTS)))
@@ -22,6 +24,7 @@ plan-unit-tsan = unit-tsan/$(1) 300 par $(O)/tsan/tests/unit/test_$(1)
 plan-fuzz = fuzz-seeds/$(1) 300 par $(O)/asan/tests/fuzz/fuzz_$(1) tests/fuzz/seeds/$(1)
 plan-system = system/$(1) $(SYSTEM_LIMIT_S) alone $(PYTHON) tests/system/test_$(1).py --bin $(O)/release/bin
 plan-system-asan = system-asan/$(1) $(SYSTEM_LIMIT_S) alone $(PYTHON) tests/system/test_$(1).py --bin $(O)/asan/bin
+plan-system-tsan = system-tsan/$(1) $(SYSTEM_LIMIT_S) alone $(PYTHON) tests/system/test_$(1).py --bin $(O)/tsan/bin
 
 define UNIT_PLAN
 $(call plan-lines,$(UNIT_TESTS),plan-unit-release)
@@ -37,6 +40,7 @@ $(call plan-lines,$(FUZZERS),plan-fuzz)
 $(call plan-lines,$(TSAN_RUN),plan-unit-tsan)
 $(SYSTEM_PLAN)
 $(call plan-lines,$(filter-out $(SYSTEM_RELEASE_ONLY),$(SYSTEM_TESTS)),plan-system-asan)
+$(call plan-lines,$(filter $(SYSTEM_TSAN),$(SYSTEM_TESTS)),plan-system-tsan)
 $(if $(DEBIAN13_IN_TEST),debian13 1500 alone tests/debian13.sh)
 endef
 
@@ -55,7 +59,7 @@ test-build:
 	@$(SUBMAKE) VARIANT=release all units
 	@$(SUBMAKE) VARIANT=asan all units fuzzers
 	@$(SUBMAKE) VARIANT=tsan tsan-units
-tsan-units: $(TSAN_RUN:%=$(B)/tests/unit/test_%)
+tsan-units: $(TSAN_RUN:%=$(B)/tests/unit/test_%) $(if $(filter ztunnel,$(PROGS)),$(B)/bin/ztunnel)
 test-run:
 	@mkdir -p $(O)
 	@:$(file >$(O)/test.plan,$(TEST_PLAN))
