@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 
 #include "lib/base/log.h"
+#include "lib/os/clock.h"
 #include "lib/os/fd.h"
 #include "ztunnel/data/data.h"
 
@@ -103,9 +104,12 @@ static int try_spoofed(const struct worker_config *cfg, const struct dial *d, ui
 	return r < 0 ? r : take_fd(fd);
 }
 
+/* Each worker has its own ports: two that counted alike would meet at every one. */
 static uint16_t next_port(struct pod *p)
 {
-	return (uint16_t)(PORT_FIRST + p->next_port++ % PORT_COUNT);
+	uint32_t n = p->next_port++ * p->w->cfg->nworkers + p->w->index;
+
+	return (uint16_t)(PORT_FIRST + n % PORT_COUNT);
 }
 
 static int dial_plain(const struct worker_config *cfg, const struct dial *d)
@@ -130,6 +134,8 @@ static int dial_spoofed(const struct worker_config *cfg, struct dial *d)
 		r = try_spoofed(cfg, d, port, &at_bind);
 		if (r != -EADDRINUSE && (r != -EADDRNOTAVAIL || at_bind))
 			break;
+		/* long-lived connections may hold a run of them */
+		d->pod->next_port += (uint32_t)(rand_u64() % 64) * (uint32_t)i;
 		port = next_port(d->pod);
 	}
 	if (r >= 0 || !at_bind || r == -EMFILE || r == -ENFILE)

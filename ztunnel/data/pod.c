@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include "lib/base/log.h"
+#include "lib/os/clock.h"
 #include "lib/os/fd.h"
 #include "ztunnel/data/data.h"
 
@@ -175,6 +176,7 @@ struct pod *pod_new(struct worker *w, struct pod_shared *sh, struct tls_identity
 	p->w = w;
 	p->sh = sh;
 	p->id = tls_identity_ref(id);
+	p->next_port = (uint32_t)(rand_u64() % 20000);
 	for (int i = 0; i < MESH_L_N; i++)
 		p->listeners[i] = (struct listener){.pod = p, .kind = (enum mesh_listener)i};
 	list_init(&p->conns);

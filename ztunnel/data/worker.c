@@ -179,7 +179,8 @@ static void give_up_drain(struct worker *w)
 	free(m);
 }
 
-static void worker_clean(struct worker *w)
+/* In the worker's thread: its connections end, their records are written. */
+static void worker_stop(struct worker *w)
 {
 	w->stopping = true;
 	give_up_drain(w);
@@ -187,7 +188,12 @@ static void worker_clean(struct worker *w)
 		pod_remove(container_of(n, struct pod, node));
 	loop_timer_cancel(&w->drain_timer);
 	loop_ready_cancel(&w->turn);
-	w->loop = loop_free(w->loop);
+}
+
+/* After the thread is gone: until then the control thread may still wake its loop. */
+static void worker_free(struct worker *w)
+{
+	loop_free(w->loop);
 	pipes_free(w);
 	htab_fini(&w->pods);
 	mesh_unref(w->mesh);
@@ -195,6 +201,7 @@ static void worker_clean(struct worker *w)
 	free(w->plain);
 	free(w->stage.p);
 	free(w->ct.p);
+	free(w);
 }
 
 static void *worker_main(void *arg)
@@ -206,7 +213,7 @@ static void *worker_main(void *arg)
 	(void)pthread_setname_np(pthread_self(), name);
 	access_log_adopt_thread(w->log);
 	loop_run(w->loop);
-	worker_clean(w);
+	worker_stop(w);
 	return NULL;
 }
 
@@ -273,8 +280,7 @@ struct workers *workers_start(const struct worker_config *cfg, struct loop *cont
 		all->n = i + 1;
 		r = thread_start(all->w[i]);
 		if (r < 0) {
-			worker_clean(all->w[i]);
-			free(all->w[i]);
+			worker_free(all->w[i]);
 			metrics_worker_free(all->metrics[i]);
 			all->n = i;
 			(void)err_errno(err, -r, "start worker thread %u", i);
@@ -292,8 +298,8 @@ struct workers *workers_free(struct workers *all)
 		loop_stop_async(all->w[i]->loop);
 	for (unsigned int i = 0; i < all->n; i++) {
 		bug_on(pthread_join(all->w[i]->thread, NULL) != 0);
+		worker_free(all->w[i]);
 		metrics_worker_free(all->metrics[i]);
-		free(all->w[i]);
 	}
 	htab_for_each (n, &all->pods) {
 		struct served_pod *p = container_of(n, struct served_pod, node);
