@@ -42,5 +42,7 @@ pid_t http1_peer_pid(const struct http1_req *r); /* unix sockets; else 0 */
 void http1_reply(struct http1_req *r, unsigned int status, const char *content_type,
 		 struct str body);
 /* For an answer that comes later: suspends the connection; @gone(arg) runs if the server is freed
- * or the client goes away first (do not answer after that). */
+ * or the client goes away first (do not answer after that). A client that only shuts down its
+ * sending side still waits; over TCP a close looks the same, so that it is noticed with the answer.
+ * No time limit applies while a request is kept: that is the handler's business. */
 void http1_keep(struct http1_req *r, void (*gone)(void *arg), void *arg);

@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -498,6 +499,28 @@ static void http1__slow_request_is_cut(void **state)
 	assert_has(got, "patience");
 }
 
+static void http1__tcp(void **state)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t n = sizeof(a);
+	struct fixture *f = *state;
+	int s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	_cleanup_close_ int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	_cleanup_free_ char *got = NULL;
+
+	assert_int_equal(bind(s, (struct sockaddr *)&a, sizeof(a)), 0);
+	assert_int_equal(listen(s, 8), 0);
+	assert_int_equal(getsockname(s, (struct sockaddr *)&a, &n), 0);
+	f->s = http1_server_free(f->s);
+	f->s = http1_server_new(f->l, s, -1, handler, f, NULL);
+	assert_non_null(f->s);
+	assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	assert_int_equal(fd_set_nonblock(fd), 0);
+	assert_true(push(f, fd, STR(GET("/tcp"))));
+	got = pull(f, fd, NULL);
+	assert_has(got, "GET /tcp q=(none) h=(none) pid=0 ");
+}
+
 static void http1__big_answer_to_a_slow_reader(void **state)
 {
 	struct fixture *f = *state;
@@ -548,6 +571,7 @@ int main(void)
 		TEST(http1__another_uid_gets_403),
 		TEST(http1__connections_over_the_limit_wait),
 		TEST(http1__slow_request_is_cut),
+		TEST(http1__tcp),
 		TEST(http1__big_answer_to_a_slow_reader),
 		TEST(http1__many_clients_close_early),
 	};
