@@ -1,5 +1,19 @@
-AGENT_SRCS := $(wildcard node-agent/*.c node-agent/*/*.c)
+AGENT_PURE := node-agent/config.c node-agent/source/pods.c node-agent/source/manifest.c \
+	node-agent/enrol/eligibility.c node-agent/enrol/attachment.c node-agent/enrol/cgroup.c \
+	node-agent/enrol/probes.c node-agent/serve/cni_request.c
 AGENT_PKGS := $(NFT_PKGS) yaml-0.1 libprotobuf-c libmicrohttpd libsystemd libcap-ng libseccomp
+
 PROGS += ambient-agent
-SRCS_ambient-agent := $(AGENT_SRCS) $(NFT_SRCS)
+SRCS_ambient-agent := $(wildcard node-agent/*.c node-agent/*/*.c) $(NFT_SRCS)
 PKGS_ambient-agent := $(AGENT_PKGS)
+
+UNIT_TESTS += agent_eligibility agent_manifest agent_parse
+OBJS_test_agent_eligibility := $(AGENT_PURE) $(NFT_SRCS)
+PKGS_test_agent_eligibility := $(AGENT_PKGS)
+OBJS_test_agent_manifest := $(AGENT_PURE) $(NFT_SRCS)
+PKGS_test_agent_manifest := $(AGENT_PKGS)
+OBJS_test_agent_parse := $(AGENT_PURE) $(NFT_SRCS)
+PKGS_test_agent_parse := $(AGENT_PKGS)
+FUZZERS += manifest
+OBJS_fuzz_manifest := node-agent/source/manifest.c node-agent/source/pods.c
+PKGS_fuzz_manifest := yaml-0.1
