@@ -39,7 +39,7 @@ $(foreach p,$(PKG_NAMES),$(eval PKG_CFLAGS_$(p) := $(call pkg-cflags,$(p))))
 $(foreach p,$(PKG_NAMES),$(eval PKG_LIBS_$(p) := $(call pkg-libs,$(p))))
 
 # Goals that compile nothing work without the libraries.
-PKG_FREE_GOALS := deps deps-build deps-check deps-test deps-demo clean test check stats-source debian13 help
+PKG_FREE_GOALS := deps deps-build deps-check deps-test deps-demo clean test check demo demo-run stats-source debian13 help
 ifneq ($(or $(filter-out $(PKG_FREE_GOALS),$(MAKECMDGOALS)),$(if $(MAKECMDGOALS),,all)),)
 pkg-check = $(shell $(PKGCONF) --atleast-version=$(PKG_MIN_$(1)) $(1) 2>/dev/null || \
 	echo '$(1)>=$(PKG_MIN_$(1)) (Debian package $(PKG_DEB_$(1)));')

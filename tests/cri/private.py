@@ -72,6 +72,7 @@ def sweep():
 def _run_inside(node, work):
     """Runs this script again as (the child of) PID 1 of new namespaces; returns its exit status."""
     env = dict(os.environ, **{MARK: node, "TMPDIR": work})
+    env["PATH"] = env.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
     # The shell in between is PID 1: it reaps what double-forking daemons leave behind. If we are
     # killed, the kernel kills unshare, and with it everything inside.
     argv = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--net", "--uts", "--ipc",
