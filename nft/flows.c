@@ -5,6 +5,10 @@
  * many messages. An entry that the kernel has marked as having seen an answer is never offered to a
  * nat chain, and one made without translation stays without. Window checking starts where the
  * connection stands (BE_LIBERAL: the kernel did not see its beginning).
+ *
+ * Listing connections walks a hash table of the whole machine, a millisecond or more. A pod that is
+ * being set up must not pay for it: /proc/net/sockstat has the number of its sockets for nothing,
+ * and only listeners are listed to see that they are the mesh's own.
  */
 #include "nft/flows.h"
 
@@ -23,6 +27,7 @@
 #include "lib/base/bug.h"
 #include "lib/base/err.h"
 #include "lib/base/mem.h"
+#include "lib/base/str.h"
 #include "lib/format/ip.h"
 #include "lib/os/fd.h"
 #include "lib/os/netns.h"
@@ -31,8 +36,9 @@
 #include "nft/ns.h"
 
 #define PACKET_BYTES   32768
-#define ENTRY_BYTES    512    /* one message with IPv6 addresses is about 250 */
-#define FLOWS_MAX      65536  /* connections of one pod that are kept; more than a pod's ports */
+#define ENTRY_BYTES    512   /* one message with IPv6 addresses is about 250 */
+#define FLOWS_MAX      65536 /* connections of one pod that are kept; more than a pod's ports */
+#define SOCKSTAT_MAX   4096
 #define FLOW_TIMEOUT_S 432000 /* the kernel's own for an established connection */
 
 struct flow {
@@ -41,7 +47,7 @@ struct flow {
 struct flows {
 	struct flow *f;
 	size_t n, cap;
-	size_t sockets; /* also those that are not connections */
+	size_t mesh_listeners;
 };
 
 static void flows_fini(struct flows *x)
@@ -69,23 +75,11 @@ static bool is_mesh_port(uint16_t port)
 
 /* Wholly open or being closed: has had its first answer. A connection that is still asking is new
  * and may be captured. */
-static bool has_begun(uint8_t state)
-{
-	switch (state) {
-	case TCP_ESTABLISHED:
-	case TCP_SYN_RECV:
-	case TCP_FIN_WAIT1:
-	case TCP_FIN_WAIT2:
-	case TCP_CLOSE_WAIT:
-	case TCP_LAST_ACK:
-	case TCP_CLOSING:
-		return true;
-	default:
-		return false;
-	}
-}
+#define BEGUN                                                                                      \
+	(1u << TCP_ESTABLISHED | 1u << TCP_SYN_RECV | 1u << TCP_FIN_WAIT1 | 1u << TCP_FIN_WAIT2 |  \
+	 1u << TCP_CLOSE_WAIT | 1u << TCP_LAST_ACK | 1u << TCP_CLOSING)
 
-static int take_socket(struct flows *x, const struct inet_diag_msg *m)
+static void take_socket(struct flows *x, const struct inet_diag_msg *m)
 {
 	size_t len = m->idiag_family == AF_INET ? 4 : 16;
 	struct flow f = {
@@ -93,18 +87,17 @@ static int take_socket(struct flows *x, const struct inet_diag_msg *m)
 		.remote.port = ntohs(m->id.idiag_dport),
 	};
 
-	if (m->idiag_state == TCP_LISTEN && is_mesh_port(f.local.port))
-		return 0;
-	x->sockets++;
-	if (!has_begun(m->idiag_state) || ip_from_bytes(m->id.idiag_src, len, &f.local.ip) < 0 ||
+	if (m->idiag_state == TCP_LISTEN)
+		x->mesh_listeners += is_mesh_port(f.local.port);
+	if (m->idiag_state > TCP_CLOSING || !(BEGUN & 1u << m->idiag_state) ||
+	    ip_from_bytes(m->id.idiag_src, len, &f.local.ip) < 0 ||
 	    ip_from_bytes(m->id.idiag_dst, len, &f.remote.ip) < 0 || x->n == FLOWS_MAX)
-		return 0;
+		return;
 	if (x->n == x->cap) {
 		x->cap = x->cap * 2 + 64;
 		x->f = xrealloc_array(x->f, x->cap, sizeof(*x->f));
 	}
 	x->f[x->n++] = f;
-	return 0;
 }
 
 /* 0: more to come. 1: the end. -EINTR: sockets came and went; harmless, a connection that was
@@ -123,12 +116,12 @@ static int take_packet(struct flows *x, const char *buf, ssize_t n)
 			return m->nlmsg_len >= NLMSG_HDRLEN + sizeof(*e) ? e->error : -EBADMSG;
 		if (m->nlmsg_type == SOCK_DIAG_BY_FAMILY &&
 		    m->nlmsg_len >= NLMSG_HDRLEN + sizeof(struct inet_diag_msg))
-			(void)take_socket(x, mnl_nlmsg_get_payload(m));
+			take_socket(x, mnl_nlmsg_get_payload(m));
 	}
 	return 0;
 }
 
-static int list_family(int fd, uint8_t family, char *buf, struct flows *x)
+static int list_family(int fd, uint8_t family, uint32_t states, char *buf, struct flows *x)
 {
 	struct {
 		struct nlmsghdr h;
@@ -137,7 +130,9 @@ static int list_family(int fd, uint8_t family, char *buf, struct flows *x)
 		.h = {.nlmsg_len = sizeof(q),
 		      .nlmsg_type = SOCK_DIAG_BY_FAMILY,
 		      .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
-		.r = {.sdiag_family = family, .sdiag_protocol = IPPROTO_TCP, .idiag_states = ~0u},
+		.r = {.sdiag_family = family,
+		      .sdiag_protocol = IPPROTO_TCP,
+		      .idiag_states = states},
 	};
 	int r = 0;
 
@@ -155,7 +150,7 @@ static int list_family(int fd, uint8_t family, char *buf, struct flows *x)
 	return r < 0 ? r : 0;
 }
 
-static int list(int netns_fd, struct flows *x, struct err *err)
+static int list(int netns_fd, uint32_t states, struct flows *x, struct err *err)
 {
 	static const struct timeval limit = {.tv_sec = 5};
 	_cleanup_free_ char *buf = xmalloc(PACKET_BYTES);
@@ -165,9 +160,9 @@ static int list(int netns_fd, struct flows *x, struct err *err)
 	if (r < 0)
 		return r;
 	(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-	r = list_family(fd, AF_INET, buf, x);
+	r = list_family(fd, AF_INET, states, buf, x);
 	if (r == 0)
-		r = list_family(fd, AF_INET6, buf, x);
+		r = list_family(fd, AF_INET6, states, buf, x);
 	if (r == -ENOENT || r == -EAFNOSUPPORT || r == -EINVAL)
 		r = -EOPNOTSUPP;
 	if (r < 0)
@@ -175,13 +170,51 @@ static int list(int netns_fd, struct flows *x, struct err *err)
 	return 0;
 }
 
+/* The number behind "TCP: inuse " or "TCP6: inuse " in a sockstat file, 0 without such a line. */
+static uint64_t in_use(struct str text, struct str label)
+{
+	struct str line;
+
+	while (str_cut(&text, '\n', &line)) {
+		struct str rest, number;
+		uint64_t v;
+
+		if (!str_has_prefix(line, label))
+			continue;
+		rest = (struct str){line.p + label.n, line.n - label.n};
+		if (!str_cut(&rest, ' ', &number))
+			number = rest;
+		return parse_u64(number, 0, UINT32_MAX, &v) == 0 ? v : 0;
+	}
+	return 0;
+}
+
+/* Inside the namespace: these files show the one of the thread that opens them. */
+static int read_sockstat(void *ctx, struct err *err)
+{
+	_cleanup_free_ char *v4 = NULL;
+	_cleanup_free_ char *v6 = NULL;
+	size_t *sockets = ctx;
+
+	if (file_read("/proc/thread-self/net/sockstat", SOCKSTAT_MAX, &v4, NULL, err) < 0)
+		return -EOPNOTSUPP;
+	*sockets = in_use(str_of(v4), STR("TCP: inuse "));
+	/* not there on a kernel without IPv6 */
+	if (file_read("/proc/thread-self/net/sockstat6", SOCKSTAT_MAX, &v6, NULL, NULL) == 0)
+		*sockets += in_use(str_of(v6), STR("TCP6: inuse "));
+	return 0;
+}
+
 int nft_flows_count(int netns_fd, size_t *ret, struct err *err)
 {
 	_cleanup_(flows_fini) struct flows x = {0};
-	int r = list(netns_fd, &x, err);
+	size_t sockets = 0;
+	int r = netns_call(netns_fd, read_sockstat, &sockets, err);
 
+	if (r == 0 && sockets != 0)
+		r = list(netns_fd, 1u << TCP_LISTEN, &x, err);
 	if (r == 0)
-		*ret = x.sockets;
+		*ret = sockets > x.mesh_listeners ? sockets - x.mesh_listeners : 0;
 	return r;
 }
 
@@ -281,7 +314,7 @@ int nft_flows_keep(int netns_fd, struct nft_ns *ns, struct err *err)
 	const size_t per_packet = PACKET_BYTES / ENTRY_BYTES;
 	_cleanup_free_ char *buf = xmalloc(PACKET_BYTES);
 	_cleanup_(flows_fini) struct flows x = {0};
-	int r = list(netns_fd, &x, err);
+	int r = list(netns_fd, BEGUN, &x, err);
 
 	for (size_t i = 0; r == 0 && i < x.n; i += per_packet)
 		r = send_some(ns, buf, &x.f[i], x.n - i < per_packet ? x.n - i : per_packet, err);

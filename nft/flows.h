@@ -13,7 +13,8 @@ struct err;
 struct nft_ns;
 
 /* Counts the namespace's TCP sockets that are not listeners of the mesh itself, in any state. 0 in
- * a namespace that is being set up. A kernel that cannot list sockets: -EOPNOTSUPP. */
+ * a namespace that is being set up. -EOPNOTSUPP when that cannot be known here (no /proc, no
+ * inet_diag). */
 int nft_flows_count(int netns_fd, size_t *ret, struct err *err) _must_check_;
 /* Gives connection tracking an entry without address translation for each established connection.
  * An entry that is there already is kept. A kernel that cannot be told: -EOPNOTSUPP. */

@@ -123,6 +123,8 @@ static int keep_flows(struct nft_ns *ns, int netns_fd, const struct nft_ruleset 
 	r = nft_flows_count(netns_fd, &n, err);
 	if (r == 0 && n == 0)
 		return 0;
+	if (r == -EOPNOTSUPP) /* there may be some */
+		r = 0;
 	if (r == 0 && !f.table[NFT_T_MANGLE].there && !f.table[NFT_T_RAW].there) {
 		r = commit_tables(ns, rs, NFT_T_MANGLE, err);
 		*ret_tables = r == 0;

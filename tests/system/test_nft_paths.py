@@ -383,6 +383,26 @@ def row20_idle_half_closed(lab, f, ls):
     assert c2.recv(1) == b""
 
 
+def counts_sockets(lab, f, ls):
+    """What decides whether a pod is running already: any TCP socket but the mesh's own listeners."""
+    ns = Ns("c")
+    try:
+        def count():
+            return int(lab.ctl(ns, "flows").stdout)
+        assert count() == 0
+        for port in (15001, 15006, 15008):
+            ls.tcp(f"c{port}", ns, port)
+        assert count() == 0
+        ls.tcp("capp", ns, APP)
+        assert count() == 1
+        ls.connect(ns, f.lo, APP, "capp")
+        assert count() == 3
+        ls.connect(ns, f.lo, 15001, "c15001")
+        assert count() == 5
+    finally:
+        ns.delete()
+
+
 def row21(lab, f, ls):
     for port in (15001, 15006, 15053):
         _, server = ls.connect(lab.r, f.pod, port, "15006")
@@ -434,6 +454,7 @@ ROWS = [
     ("19 virtual interface: outbound listener", row19),
     ("20 established connections survive enrolment and removal", row20),
     ("20 half-closed and one-way connections survive enrolment", row20_idle_half_closed),
+    ("20 a running pod is told from one being set up", counts_sockets),
     ("21 z's ports from outside: inbound listener", row21), ("DNS capture off", dns_off),
     ("no gap while rules are replaced", no_gap),
 ]
