@@ -153,7 +153,7 @@ static void check_pod(struct list_of_problems *l, const struct ctl_report *r,
 	(void)snprintf(name, sizeof(name), "%s/%s", str_shown(p->ns), str_shown(p->name));
 	if (str_eqc(p->state, "failed"))
 		problem(l, "the agent tries again; its log says more: journalctl -u ambient-agent",
-			"pod %s could not be enrolled: %s", name, str_shown(why));
+			"pod %s failed: %s", name, str_shown(why));
 	if (pending)
 		problem(l, "its traffic waits; check that ztunnel runs and is ready",
 			"pod %s has its rules but ztunnel has not taken it: %s", name,
@@ -163,7 +163,11 @@ static void check_pod(struct list_of_problems *l, const struct ctl_report *r,
 	if (p->rules.n != 0 && !str_eqc(p->rules, "present")) {
 		if (str_cut(&diff, '\n', &first))
 			diff = first;
-		problem(l, "something else changed them; restart ambient-agent to put them back",
+		problem(l,
+			str_eqc(p->rules, "unknown")
+				? "the agent could not read them back: journalctl -u ambient-agent"
+				: "something else changed them; restart ambient-agent to put them "
+				  "back",
 			"the rules of pod %s are %s%s%s", name, str_shown(p->rules),
 			diff.n != 0 ? ": " : "", str_shown(diff));
 	}

@@ -191,7 +191,7 @@ def problems(lab):
     bad["pods"][0].update(state="failed", error="nft: \033[31mtable exists\n")
     with lab.both(agent={"/v1/status": bad}):
         r = lab.run("status")
-        has(r, 1, "pod shop/web could not be enrolled: nft: \\x1b[31mtable exists\\x0a")
+        has(r, 1, "pod shop/web failed: nft: \\x1b[31mtable exists\\x0a")
         r = lab.run("pods")
         has(r, 1, "failed", "1 problem: see `ambientctl status`")
         check("\033" not in r.stdout, "control characters are escaped", r)
