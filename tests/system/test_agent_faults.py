@@ -1,0 +1,481 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""test_agent_faults.py: ambient-agent is killed, lied to, left waiting and restarted. Run as root."""
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+from agent_lab import (ACK, BIN, PORTS, Pod, Skip, TAG, V2, Ztunnel, has_faults, main, namespace,
+                       run, test, until, v2, z_serve)
+
+
+# --- restart ---
+
+@test
+def killed_agent_finds_everything_again(w):
+    w.namespace(mode="ambient")
+    p, q = Pod(w, "app"), Pod(w, "plain")
+    w.put("p.yaml", p.manifest(), q.manifest(labels={"istio.io/dataplane-mode": "none"}))
+    w.start()
+    z = w.ready_ztunnel(V2)
+    _, _, fds = w.add(p, z)
+    w.cni(q.event())
+    w.stop(signal.SIGKILL)
+    assert p.has_rules()
+    # while the agent is away, and after: ztunnel's own sockets go on listening
+    assert p.listening() == PORTS
+    w.start()
+    st = until("found", lambda: w.pod(p)["rules"] == "present" and w.pod(p))
+    assert not st["custody"], "no second set of sockets beside those that ztunnel holds"
+    held = fds[:4]
+    y = w.ztunnel(v2(1), held=[(p.uid, held)])
+    y.got = y.snapshot()
+    assert len(y.got[p.uid][1]) == 4
+    until("custody is back", lambda: w.pod(p)["custody"] and w.state(p) == "enrolled")
+    # the very same socket: its kernel inode says so
+    ours = w.open_fds()
+    for fd in held[1:]:
+        assert os.readlink("/proc/self/fd/%d" % fd) in ours
+    # the running plain pod can still be enrolled
+    w.put("p.yaml", p.manifest(), q.manifest())
+    y.expect(1)
+    y.ack()
+    until("enrolled", lambda: w.state(q) == "enrolled")
+
+
+@test
+def killed_agent_without_held_sockets(w):
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    w.start()
+    z = w.ready_ztunnel(V2)
+    w.add(p, z)
+    w.stop(signal.SIGKILL)
+    z.close()
+    assert p.listening() == () and p.has_rules()
+    w.start()
+    y = w.ready_ztunnel(V2)
+    assert len(y.got[p.uid][1]) == 4 and p.listening() == PORTS
+    until("enrolled", lambda: w.state(p) == "enrolled")
+
+
+@test
+def wrong_held_sockets_are_refused(w):
+    w.namespace(mode="ambient")
+    p, q = Pod(w, "app"), Pod(w, "other")
+    w.put("p.yaml", p.manifest(), q.manifest())
+    w.start()
+    z = w.ready_ztunnel(V2)
+    _, _, fp = w.add(p, z)
+    _, _, fq = w.add(q, z)
+    w.stop(signal.SIGKILL)
+    w.start()
+    base = w.count_fds()
+    # other namespace; right namespace with the other pod's sockets
+    y = w.ztunnel(v2(2))
+    y.send_held(p.uid, fq)
+    y.send_held(q.uid, [fq[0]] + fp[1:])
+    y.got = y.snapshot()
+    assert w.logged().count("that ztunnel holds are") == 2, w.logged()
+    # no descriptor for each port: the connection ends
+    x = w.ztunnel(v2(1))
+    x.send_held(p.uid, fp[:2])
+    assert x.closed()
+    assert w.count_fds() <= base + 1 + 2 * 4
+
+
+@test
+def label_removed_while_agent_was_away(w):
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    w.start()
+    z = w.ready_ztunnel(V2)
+    w.add(p, z)
+    assert w.stop() == 0
+    z.close()
+    assert p.has_rules(), "a stop is no uninstall"
+    w.namespace()
+    w.start()
+    until("released", lambda: w.state(p) == "not-in-mesh")
+    until("rules gone", p.clean)
+
+
+@test
+def killed_between_any_two_steps_is_healed(w):
+    if not has_faults():
+        raise Skip("release build has no fault points")
+    w.namespace(mode="ambient")
+    steps = ("journal", "custody", "rules", "zds", "probes")
+    for step in steps:
+        p = Pod(w, "app-" + step)
+        w.put("p-%s.yaml" % step, p.manifest())
+        w.start(env={"AMBIENT_AGENT_CRASH_AFTER": step})
+        z = w.ztunnel(V2)
+        try:
+            z.snapshot()
+            c = w.begin(p.event())
+            z.expect(1)
+            z.ack()
+        except (EOFError, ConnectionResetError, BrokenPipeError):
+            pass
+        until("killed after " + step, lambda: w.proc.poll() is not None)
+        assert w.proc.returncode == -signal.SIGKILL
+        z.close()
+        w.start()
+        z = w.ready_ztunnel(V2)
+        until("healed after " + step, lambda: w.state(p) == "enrolled" or z_serve(z))
+        assert p.has_rules() and p.listening() == PORTS
+        # the runtime saw an error: it deletes the sandbox
+        assert w.cni(p.event("DEL"))[0] == 200
+        os.unlink(w.dir + "/m/p-%s.yaml" % step)
+        w.stop()
+        z.close()
+        assert p.clean(), step
+    for step in ("leave-probes", "leave-zds", "leave-rules"):
+        p = Pod(w, "out-" + step)
+        w.put("p.yaml", p.manifest())
+        w.start(env={"AMBIENT_AGENT_CRASH_AFTER": step})
+        z = w.ready_ztunnel(V2)
+        w.add(p, z)
+        try:
+            w.cni(p.event("DEL"))
+        except (http.client.HTTPException, ConnectionError):
+            pass
+        until("killed after " + step, lambda: w.proc.poll() is not None)
+        z.close()
+        w.namespace()
+        w.start()
+        until("healed after " + step, lambda: w.state(p) in ("not-in-mesh", "none") and p.clean())
+        w.cni(p.event("DEL"))
+        w.stop()
+        w.namespace(mode="ambient")
+
+
+@test
+def a_failing_step_is_undone(w):
+    if not has_faults():
+        raise Skip("release build has no fault points")
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    for step in ("journal", "custody", "rules", "zds", "probes"):
+        w.start(env={"AMBIENT_AGENT_FAIL_IN": step})
+        z = w.ready_ztunnel(V2)
+        base = w.count_fds()
+        c = w.begin(p.event())
+        if step == "probes":
+            z.expect(1)
+            z.ack()
+        status, a = w.end(c)
+        assert status == 503 and a["code"] == 11, (step, a)
+        if step == "probes":
+            z.expect(2)
+            z.ack()
+        for fd in z.fds:
+            os.close(fd)
+        z.fds = []
+        assert p.clean() and w.journal() == [], step
+        until("no leak", lambda: w.count_fds() == base)
+        w.stop()
+        z.close()
+
+
+# --- bad peers ---
+
+@test
+def bad_zds_packets(w):
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    w.start()
+    base = w.count_fds()
+    null = os.open("/dev/null", os.O_RDONLY)
+    for hello in (b"\x08", b"\xff" * 900, b"\x0a\x05ab", b"x" * 1500):
+        z = w.ztunnel(hello)
+        assert z.closed(), hello
+    z = w.ztunnel(None)
+    socket.send_fds(z.s, [b"\x08\x01"], [null])
+    assert z.closed()
+    z = w.ztunnel(v2(4000000))
+    assert z.closed()
+    # answers: without request, truncated, with descriptors, with too many
+    z = w.ready_ztunnel()
+    z.ack()
+    assert z.closed()
+    for answer, fds in ((b"\x0a", ()), (b"\x0a\x7f", ()), (ACK, (null,)), (ACK, (null,) * 12),
+                        (b"\x82\x01\x00", ()), (b"\x00" * 2000, ())):
+        z = w.ready_ztunnel(V2)
+        c = w.begin(p.event())
+        z.expect(1)
+        socket.send_fds(z.s, [answer], list(fds))
+        assert z.closed(), answer
+        w.end(c)  # grace: waits in the queue, or an error; never a hang
+        w.cni(p.event("DEL"))
+        z.close()
+    os.close(null)
+    until("no leak", lambda: w.count_fds() == base)
+    assert p.clean()
+
+
+@test
+def silent_peers_are_cut(w):
+    w.start()
+    z = w.ztunnel(None)
+    y = w.ztunnel()
+    assert z.closed(8) and y.closed(8), "hello and answer have a time limit"
+    for _ in range(12):
+        w.peers.append(Ztunnel(w.zds, None))
+    assert len(w.status()["ztunnels"]) <= 8
+
+
+@test
+def newest_gets_adds_and_the_one_before_takes_over(w):
+    w.namespace(mode="ambient")
+    p, q, r = Pod(w, "p"), Pod(w, "q"), Pod(w, "r")
+    w.put("p.yaml", p.manifest(), q.manifest(), r.manifest())
+    w.start()
+    a = w.ready_ztunnel(V2)
+    w.add(p, a)
+    # b stands in its snapshot: nothing waits for it, and it misses nothing
+    b = w.ztunnel(V2)
+    b.expect(1)
+    w.add(q, a)
+    b.ack()
+    seen = b.snapshot()
+    until("b has it", lambda: w.status()["ztunnels"][1]["snapshot"])
+    if q.uid not in seen:
+        payload, _ = b.expect(1)
+        assert q.uid.encode() in payload
+        b.ack()
+    a.quiet()
+    c = w.begin(r.event())
+    b.expect(1)
+    b.close()  # in the middle: the one before it is asked
+    payload, _ = a.expect(1)
+    assert r.uid.encode() in payload
+    a.ack()
+    assert w.end(c)[0] == 200
+
+
+@test
+def only_root_is_answered(w):
+    w.start()
+    os.chmod(w.dir, 0o755)
+    for f, kind in ((w.sock, "SOCK_STREAM"), (w.zds, "SOCK_SEQPACKET")):
+        assert os.stat(f).st_mode & 0o777 == 0o600
+        os.chmod(f, 0o666)
+        out = run("setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-c", """
+import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.%s)
+s.settimeout(5)
+s.connect(%r)
+try:
+    s.send(b"GET /v1/status HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+    print(repr(s.recv(4096)[:16]))
+except OSError as e:
+    print("refused", e)
+""" % (kind, f))
+        assert "403" in out or "b''" in out or "refused" in out, out
+    assert "uid" not in w.request("GET", "/nope")[1]
+
+
+@test
+def bad_requests_are_named(w):
+    w.start()
+    ok = {"command": "ADD", "containerID": "c1", "netns": "/x", "podName": "a", "podNamespace": "b"}
+    for change, code, word in (
+            ({"command": "MOVE"}, 7, "command"), ({"containerID": "../x"}, 4, "containerID"),
+            ({"containerID": "a" * 200}, 4, "containerID"), ({"containerID": 7}, 4, "containerID"),
+            ({"netns": "x"}, 4, "netns"), ({"podName": "a/b"}, 4, "podName"),
+            ({"podNamespace": ""}, 4, "podNamespace"), ({"ips": ["1.2.3"]}, 4, "ips"),
+            ({"ips": "1.2.3.4"}, 4, "ips"), ({"ips": [1]}, 4, "ips"), ({"ips": ["1.1.1.1"] * 99}, 4, "ips"),
+            ({"deadlineMs": -1}, 4, "deadlineMs"), ({"podUID": "x" * 99}, 4, "podUID")):
+        status, a = w.cni(dict(ok, **change))
+        assert (status, a["code"]) == (400, code) and word in a["msg"], (change, a)
+    for body in (b"", b"{", b"[]", b"nul", b'{"command":"ADD","command":"DEL"}', b"[" * 60000):
+        status, text = w.request("POST", "/v1/cni", body)
+        assert status == 400 and json.loads(text)["code"] == 7, (body[:20], text)
+    try:
+        assert w.request("POST", "/v1/cni", b" " * 70000)[0] == 413
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # cut while it was still being sent
+    assert w.cni({"command": "STATUS"})[0] == 503
+    assert w.request("GET", "/v1/cni")[0] == 405 and w.request("POST", "/x", b"{}")[0] == 404
+
+
+# --- service manager ---
+
+@test
+def descriptor_store_and_activation(w):
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    note = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    note.bind(w.dir + "/notify")
+    note.settimeout(5)
+    os.mkdir(w.dir + "/run")
+    event = socket.socket(socket.AF_UNIX)
+    event.bind(w.sock)
+    os.chmod(w.sock, 0o600)
+    event.listen(16)
+    store = {}
+
+    def notes():
+        """Everything that was said to the service manager so far."""
+        out = []
+        note.settimeout(0.05)
+        try:
+            while True:
+                buf, fds, _, _ = socket.recv_fds(note, 4096, 16)
+                text = buf.decode()
+                out.append(text)
+                m = re.search("FDNAME=(.*)", text)
+                if "FDSTORE=1" in text:
+                    store.setdefault(m.group(1), []).extend(fds)
+                elif "FDSTOREREMOVE=1" in text:
+                    for fd in store.pop(m.group(1), []):
+                        os.close(fd)
+        except socket.timeout:
+            return out
+
+    def start():
+        fds = [("pluginevent", event.fileno())] + [(n, f) for n, l in store.items() for f in l]
+        for i, (_, f) in enumerate(fds):
+            os.dup2(f, 100 + i, inheritable=True)
+        script = ("import os,sys\nfor i in range(%d): os.dup2(100+i, 3+i, inheritable=True)\n"
+                  "os.environ['LISTEN_PID']=str(os.getpid())\nos.execv(sys.argv[1], sys.argv[1:])" % len(fds))
+        env = dict(os.environ, NOTIFY_SOCKET=w.dir + "/notify", LISTEN_FDS=str(len(fds)),
+                   LISTEN_FDNAMES=":".join(n for n, _ in fds), WATCHDOG_USEC="400000")
+        argv = ["nsenter", "--net=/var/run/netns/" + w.host, sys.executable, "-c", script,
+                BIN[0] + "/ambient-agent", "--manifests", w.dir + "/m", "--cni-agent-run-dir",
+                w.dir + "/run", "--ztunnel-uds-address", w.zds, "--host-probes=off"]
+        w.proc = subprocess.Popen(argv, stderr=w.log, env=env, close_fds=False)
+        for i in range(len(fds)):
+            os.close(100 + i)
+        said = []
+        until("ready", lambda: said.extend(notes()) or any("READY=1" in x for x in said))
+        until("watchdog", lambda: said.extend(notes()) or any("WATCHDOG=1" in x for x in said))
+
+    start()
+    z = w.ready_ztunnel(V2)
+    w.add(p, z)
+    notes()
+    assert [len(x) for x in store.values()] == [4], store
+    sockets = {os.readlink("/proc/self/fd/%d" % f) for f in list(store.values())[0][1:]}
+    w.stop(signal.SIGKILL)
+    z.close()
+    # nobody but the service manager holds them now, and they still listen
+    assert p.listening() == PORTS
+    start()
+    until("custody from the store", lambda: w.pod(p)["custody"])
+    assert sockets <= set(w.open_fds())
+    z = w.ready_ztunnel(V2)
+    until("enrolled", lambda: w.state(p) == "enrolled")
+    w.cni(p.event("DEL"))
+    z.expect(2)
+    z.ack()
+    z.close()
+    until("store is empty", lambda: notes() is not None and not store)
+    assert p.listening() == () and not p.has_rules()
+    note.close()
+    event.close()
+
+
+# --- running pods that nobody told us of; the kubelet ---
+
+@test
+def running_pod_is_found_by_its_cgroup(w):
+    root = "/sys/fs/cgroup"
+    if not os.path.exists(root + "/cgroup.procs"):
+        root = "/sys/fs/cgroup/pids"
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    top = "%s/kubepods-%s" % (root, TAG)
+    leaf = "%s/pod%s/%s" % (top, p.uid, "a" * 64)
+    try:
+        os.makedirs(leaf)
+    except OSError as e:
+        raise Skip("cannot make a cgroup: %s" % e) from e
+    proc = None
+    try:
+        proc = subprocess.Popen(["ip", "netns", "exec", p.netns, "sleep", "600"])
+        with open(leaf + "/cgroup.procs", "w") as f:
+            f.write(str(proc.pid))
+        until("in its namespace", lambda: os.stat("/proc/%d/ns/net" % proc.pid).st_ino == os.stat(p.path).st_ino)
+        w.start()
+        z = w.ready_ztunnel(V2)
+        w.put("p.yaml", p.manifest())
+        payload, fds = z.expect(1)
+        z.ack()
+        assert p.uid.encode() in payload and os.fstat(fds[0]).st_ino == os.stat(p.path).st_ino
+        until("enrolled", lambda: w.state(p) == "enrolled")
+        # a process with the UID in a namespace without the pod's address is not believed
+        q = Pod(w, "liar", uid=p.uid[:-1] + "f")
+        leaf2 = "%s/pod%s/%s" % (top, q.uid, "b" * 64)
+        os.makedirs(leaf2)
+        proc2 = subprocess.Popen(["ip", "netns", "exec", w.host, "sleep", "600"])
+        with open(leaf2 + "/cgroup.procs", "w") as f:
+            f.write(str(proc2.pid))
+        w.put("q.yaml", q.manifest())
+        z.quiet(0.5)
+        assert w.state(q) == "none"
+        proc2.kill()
+        proc2.wait()
+        # the runtime's DEL comes with an ID that we never saw
+        w.cni(p.event("DEL"))
+        z.expect(2)
+        z.ack()
+        assert not p.has_rules()
+    finally:
+        if proc is not None:
+            proc.kill()
+            proc.wait()
+        for d, _, _ in os.walk(top, topdown=False):
+            until("cgroup is empty", lambda d=d: rmdir(d))
+
+
+def rmdir(d):
+    try:
+        os.rmdir(d)
+        return True
+    except OSError:
+        return False
+
+
+@test
+def kubelet_probes_are_exempted(w):
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    # a process of that name, in a pid namespace of its own so that no other agent sees it
+    shutil.copy("/bin/sleep", w.dir + "/kubelet")
+    script = "%s/kubelet 600 & exec \"$@\"" % w.dir
+    w.start("--host-probes=auto", wrap=("unshare", "--pid", "--fork", "--kill-child", "--mount-proc",
+                                        "sh", "-c", script, "sh"))
+
+    def table():
+        return run("ip", "netns", "exec", w.host, "nft", "list", "ruleset")
+
+    until("rules of the node", lambda: "istio-inpod-probes-v4" in table())
+    assert "skuid" in table(), table()
+    z = w.ready_ztunnel(V2)
+    w.add(p, z)
+    assert p.ip in table() and p.uid in table(), table()
+    w.cni(p.event("DEL"))
+    z.expect(2)
+    z.ack()
+    assert p.ip not in table()
+    os.kill(w.proc.pid, signal.SIGKILL)
+    w.proc.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
