@@ -2,9 +2,11 @@
  * access_log.c: see access_log.h. Workers fill rings, the control thread formats and writes.
  *
  * Theory of operation. A record holds references of the objects whose names the line needs, so the
- * worker copies only what would change or go away. One message per worker wakes the control loop;
- * `posted` says that it is under way, so that a burst costs one wake-up. A message that is still in
- * the control loop's mailbox when the log is freed owns its worker: it frees it when it arrives.
+ * worker copies only what would change or go away. One message per worker wakes the control loop,
+ * which then waits DRAIN_DELAY_MS for more before it writes: a wake-up per line would cost more
+ * than the line. `posted` says that a message is under way or that time is running. A message that
+ * is still in the control loop's mailbox when the log is freed owns its worker: it frees it when it
+ * arrives.
  */
 #include "ztunnel/observe/access_log.h"
 
@@ -22,12 +24,13 @@
 #include "ztunnel/observe/metrics.h"
 #include "ztunnel/observe/ring.h"
 
-#define RING_BYTES	   (256u << 10)
+#define RING_BYTES	   (512u << 10)
 #define ERROR_MAX	   192
 #define IDENTITY_MAX	   512
 #define WRITE_BATCH	   (32u << 10)
 #define LINE_BYTES	   8192
 #define DRAIN_RECORDS_TURN 2048
+#define DRAIN_DELAY_MS	   8
 
 enum rec_kind { REC_COMPLETE, REC_EARLY, REC_LINE };
 
@@ -49,6 +52,7 @@ struct access_log_worker {
 	struct ring ring;
 	struct access_log *log; /* NULL: freed, the message is the owner */
 	struct loop *control;
+	struct timer timer;
 	atomic_bool posted;
 };
 
@@ -179,18 +183,23 @@ static void worker_free(struct access_log_worker *w)
 	free(w);
 }
 
+static void on_time(struct timer *t)
+{
+	struct access_log_worker *w = container_of(t, struct access_log_worker, timer);
+
+	(void)atomic_exchange_explicit(&w->posted, false, memory_order_acq_rel);
+	if (!drain(w->log, w, DRAIN_RECORDS_TURN))
+		wake(w); /* let the loop do other things in between */
+}
+
 static void on_wake(struct loop *loop, struct msg *m)
 {
 	struct access_log_worker *w = container_of(m, struct access_log_worker, msg);
 
-	(void)loop;
-	if (w->log == NULL) {
+	if (w->log == NULL)
 		worker_free(w);
-		return;
-	}
-	(void)atomic_exchange_explicit(&w->posted, false, memory_order_acq_rel);
-	if (!drain(w->log, w, DRAIN_RECORDS_TURN))
-		wake(w); /* let the loop do other things in between */
+	else
+		loop_timer_set(loop, &w->timer, DRAIN_DELAY_MS, on_time);
 }
 
 struct access_log *access_log_free(struct access_log *l)
@@ -202,8 +211,11 @@ struct access_log *access_log_free(struct access_log *l)
 
 		(void)drain(l, w, SIZE_MAX);
 		w->log = NULL;
-		if (!atomic_load_explicit(&w->posted, memory_order_acquire))
+		if (timer_armed(&w->timer) ||
+		    !atomic_load_explicit(&w->posted, memory_order_acquire)) {
+			loop_timer_cancel(&w->timer); /* its message has arrived already */
 			worker_free(w);
+		}
 	}
 	free(l->workers);
 	free(l);
