@@ -32,11 +32,8 @@ static void set_int(int fd, int level, int name, int v)
 	(void)setsockopt(fd, level, name, &v, sizeof(v));
 }
 
-static void stream_options(const struct worker_config *cfg, int fd)
+static void keepalive_options(const struct worker_config *cfg, int fd)
 {
-	sock_stream_options(fd);
-	if (cfg->keepalive_time_s == 0)
-		return;
 	set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
 	set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, (int)cfg->keepalive_time_s);
 	set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, (int)cfg->keepalive_interval_s);
@@ -44,7 +41,7 @@ static void stream_options(const struct worker_config *cfg, int fd)
 }
 
 /* A marked socket; inside the namespace. Returns it or -errno. */
-static int open_socket(const struct worker_config *cfg, int family)
+static int open_socket(const struct worker_config *cfg, int family, bool keepalive)
 {
 	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
@@ -58,7 +55,9 @@ static int open_socket(const struct worker_config *cfg, int family)
 		(void)xclose(fd);
 		return -e;
 	}
-	stream_options(cfg, fd);
+	sock_stream_options(fd);
+	if (keepalive && cfg->keepalive_time_s != 0)
+		keepalive_options(cfg, fd);
 	return fd;
 }
 
@@ -81,13 +80,14 @@ static int connect_to(int fd, int family, const struct ip_port *dst)
 	return -errno;
 }
 
-/* One attempt with one source port. Returns the socket, or -errno; *ret_bind: it was bind()'s or an
- * option's, not connect()'s. */
+/* One attempt with one source port. No keepalive: the application is in the same kernel, which
+ * knows when it is gone. Returns the socket, or -errno; *ret_bind: it was bind()'s or an option's,
+ * not connect()'s. */
 static int try_spoofed(const struct worker_config *cfg, const struct dial *d, uint16_t port,
 		       bool *ret_bind)
 {
 	int family = d->src.ip.len == 4 ? AF_INET : AF_INET6, one = 1, r;
-	_cleanup_close_ int fd = open_socket(cfg, family);
+	_cleanup_close_ int fd = open_socket(cfg, family, false);
 	struct ip_port src = {d->src.ip, port};
 	struct sockaddr_storage ss;
 	socklen_t n = ip_port_to_sockaddr(&src, family, &ss);
@@ -115,7 +115,7 @@ static uint16_t next_port(struct pod *p)
 static int dial_plain(const struct worker_config *cfg, const struct dial *d)
 {
 	int family = d->dst.ip.len == 4 ? AF_INET : AF_INET6, r;
-	_cleanup_close_ int fd = open_socket(cfg, family);
+	_cleanup_close_ int fd = open_socket(cfg, family, true);
 
 	if (fd < 0)
 		return fd;

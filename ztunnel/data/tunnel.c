@@ -308,6 +308,10 @@ static void settle(struct conn *c)
 		conn_end(c, END_RESET, FLAG_NONE, NULL);
 		return;
 	}
+	if (c->t.closed && c->t.tx_eof) { /* both ends are done: close() says it in one go */
+		conn_end(c, END_CLOSE, FLAG_NONE, NULL);
+		return;
+	}
 	if ((c->t.rx_eof || c->t.closed) && !c->t.fin_sent) {
 		c->t.fin_sent = true;
 		(void)shutdown(c->app.w.fd, SHUT_WR);
