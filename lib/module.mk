@@ -3,8 +3,7 @@ UNIT_TESTS += base event
 UNIT_TESTS += ip spiffe json doc yaml zds http1
 PKGS_test_yaml := yaml-0.1
 PKGS_test_zds := libprotobuf-c
-PKGS_test_http1 := libmicrohttpd
-FUZZERS += json yaml zds ip spiffe
+FUZZERS += json yaml zds ip spiffe http1
 PKGS_fuzz_yaml := yaml-0.1
 PKGS_fuzz_zds := libprotobuf-c
 

@@ -1,7 +1,7 @@
 # Libraries come through pkg-config only, looked up once. `make deps` installs the Debian packages.
 PKGCONF ?= pkg-config
 PKG_NAMES := libnftnl libmnl libnl-3.0 libnl-route-3.0 openssl libnghttp2 yaml-0.1 libprotobuf-c \
-	libmicrohttpd libsystemd libcap-ng libseccomp jemalloc cmocka
+	libsystemd libcap-ng libseccomp jemalloc cmocka
 
 # Oldest versions that the code is written for (Debian 12), and the packages that bring them.
 PKG_MIN_libnftnl := 1.2.4
@@ -20,8 +20,6 @@ PKG_MIN_yaml-0.1 := 0.2.5
 PKG_DEB_yaml-0.1 := libyaml-dev
 PKG_MIN_libprotobuf-c := 1.4.1
 PKG_DEB_libprotobuf-c := libprotobuf-c-dev
-PKG_MIN_libmicrohttpd := 0.9.75
-PKG_DEB_libmicrohttpd := libmicrohttpd-dev
 PKG_MIN_libsystemd := 252
 PKG_DEB_libsystemd := libsystemd-dev
 PKG_MIN_libcap-ng := 0.8.3
@@ -38,6 +36,9 @@ pkg-libs = $(shell $(PKGCONF) --libs $(1) 2>/dev/null)
 $(foreach p,$(PKG_NAMES),$(eval PKG_CFLAGS_$(p) := $(call pkg-cflags,$(p))))
 $(foreach p,$(PKG_NAMES),$(eval PKG_LIBS_$(p) := $(call pkg-libs,$(p))))
 
+# The allocator goes into ztunnel's file: the shared one would bring the C++ runtime along.
+PKG_LIBS_jemalloc := -l:libjemalloc.a -lm
+
 # Goals that compile nothing work without the libraries.
 PKG_FREE_GOALS := deps deps-build deps-check deps-test deps-demo clean test check demo demo-run stats-source debian13 help
 ifneq ($(or $(filter-out $(PKG_FREE_GOALS),$(MAKECMDGOALS)),$(if $(MAKECMDGOALS),,all)),)
@@ -52,7 +53,7 @@ endif
 # Debian packages, by what needs them. The names are the same in Debian 12 and 13.
 BUILD_DEPS := gcc make pkg-config binutils libc6-dev libnftnl-dev libmnl-dev libnl-3-dev \
 	libnl-route-3-dev libssl-dev libnghttp2-dev libyaml-dev libprotobuf-c-dev \
-	protobuf-c-compiler libmicrohttpd-dev libsystemd-dev libcap-ng-dev libseccomp-dev \
+	protobuf-c-compiler libsystemd-dev libcap-ng-dev libseccomp-dev \
 	libjemalloc-dev libcmocka-dev libjsmn-dev
 CHECK_DEPS := python3 clang clang-format clang-tidy libclang-rt-dev mandoc
 TEST_DEPS := python3-grpcio python3-protobuf python3-yaml python3-cryptography python3-h2 \

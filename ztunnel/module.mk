@@ -10,13 +10,26 @@ ZT_CONTROL := ztunnel/control/ca_dev.c ztunnel/control/certs.c ztunnel/control/p
 PROGS += ztunnel
 SRCS_ztunnel := ztunnel/main.c ztunnel/config.c ztunnel/isolate.c $(ZT_MESH) $(ZT_OBSERVE) \
 	$(ZT_CONTROL) $(ZT_DATA)
-PKGS_ztunnel := openssl libnghttp2 yaml-0.1 libprotobuf-c libmicrohttpd libcap-ng libseccomp
+PKGS_ztunnel := openssl libnghttp2 yaml-0.1 libprotobuf-c libcap-ng libseccomp
 # jemalloc in release only: sanitizers bring their own allocator (style 4.6)
 ifeq ($(VARIANT),release)
 PKGS_ztunnel += jemalloc
+LDFLAGS_ztunnel_release := -static-libgcc # the profiler of jemalloc unwinds; one library less
 $(B)/ztunnel/main.o: CFLAGS_ALL += -DAMBIENT_JEMALLOC=1
 endif
 
-UNIT_TESTS += mesh decide rbac local_state
-$(foreach t,mesh decide rbac local_state,$(eval OBJS_test_$(t) := $(ZT_MESH)))
-$(foreach t,mesh decide rbac local_state,$(eval PKGS_test_$(t) := yaml-0.1))
+ZT_TESTS_MESH := mesh decide rbac local_state
+ZT_TESTS_OBSERVE := metrics access_log
+UNIT_TESTS += $(ZT_TESTS_MESH) $(ZT_TESTS_OBSERVE) ztunnel_config certs certs_retry
+$(foreach t,$(ZT_TESTS_MESH),$(eval OBJS_test_$(t) := $(ZT_MESH)))
+$(foreach t,$(ZT_TESTS_OBSERVE),$(eval OBJS_test_$(t) := $(ZT_MESH) $(ZT_OBSERVE)))
+$(foreach t,$(ZT_TESTS_MESH) $(ZT_TESTS_OBSERVE),$(eval PKGS_test_$(t) := yaml-0.1))
+OBJS_test_ztunnel_config := ztunnel/config.c
+OBJS_test_certs := ztunnel/control/ca_dev.c ztunnel/control/certs.c
+PKGS_test_certs := openssl
+OBJS_test_certs_retry := ztunnel/control/certs.c
+TSAN_TESTS += $(ZT_TESTS_OBSERVE)
+
+FUZZERS += yaml_state authority
+$(foreach f,yaml_state authority,$(eval OBJS_fuzz_$(f) := $(ZT_MESH)))
+$(foreach f,yaml_state authority,$(eval PKGS_fuzz_$(f) := yaml-0.1))

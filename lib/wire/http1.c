@@ -1,23 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0
- * http1.c: see http1.h.
+ * http1.c: see http1.h. Parsing is http1_parse.c's.
  *
- * Theory of operation. We accept, libmicrohttpd (MHD) speaks HTTP on what we hand it. MHD has its
- * own epoll descriptor, which our loop watches; MHD_run() is called when it is readable, when MHD's
- * own timeout passes, and after anything that MHD cannot see by itself (a new connection, a resumed
- * one). MHD never runs inside a handler's http1_reply(): that only stores the answer.
+ * Theory of operation. One connection has one request at a time:
  *
- *   request: headers -> body (bounded) -> handler -> answered at once -> queued
- *                                             \-> kept -> suspended -> http1_reply() or gone
+ *   HEAD -> BODY -> ASKED -> REPLY -> HEAD (keep-alive), or LINGER -> closed
  *
- * MHD does not look at a suspended connection, so its socket is watched here for hang-up. The
- * inactivity timeout of MHD can be fed one byte at a time; a timer of ours bounds the whole wait
- * for a request and ends it by shutting the socket down, which MHD then sees as end of file.
+ * HEAD, BODY: watched for reading, one timer over the whole arrival (a byte at a time gains
+ * nothing). ASKED: the handler has it; only hang-up is watched, and no timer runs. REPLY: the
+ * answer is being sent; nothing is read meanwhile, so pipelined requests wait. LINGER: after a
+ * refusal our side is shut down and a bounded amount of input dropped, so that the client gets to
+ * see the answer instead of a reset. step() runs the machine until it must wait; http1_reply()
+ * inside a handler only stores the answer, because step() is on the stack. A connection between
+ * requests owns no buffer.
  */
 #include "lib/wire/http1.h"
 
 #include <errno.h>
-#include <microhttpd.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <sys/socket.h>
 
@@ -29,290 +27,83 @@
 #include "lib/base/mem.h"
 #include "lib/event/loop.h"
 #include "lib/os/fd.h"
+#include "lib/wire/http1_parse.h"
 
 #define SERVER_MAGIC	0x48545331u
 #define REQ_MAGIC	0x48545251u
 #define ACCEPTS_PER_RUN 16
 #define ACCEPT_PAUSE_MS 100 /* out of descriptors: try again later instead of spinning */
-/* A body over the limit is read and dropped up to this size, so that the client gets to see the
- * 413; after that the connection is cut. */
-#define DISCARD_MAX_BYTES (4 * LIMIT_HTTP_BODY_BYTES)
+#define READ_BYTES	16384
+#define LINGER_MS	2000
+#define LINGER_BYTES	(4 * LIMIT_HTTP_BODY_BYTES)
 
 struct http1_server {
 	uint32_t magic;
 	struct loop *loop;
-	struct MHD_Daemon *mhd;
 	int listen_fd;
 	int64_t peer_uid_only;
 	http1_handler fn;
 	void *ctx;
-	struct watch listener, mhd_events;
-	struct timer mhd_timer, accept_pause;
-	struct ready again;
-	struct list kept; /* suspended requests */
+	struct watch listener;
+	struct timer accept_pause;
+	struct list requests;
 	unsigned int connections;
 	uint64_t wait_ms;
-	bool running, stopping;
+	bool stopping;
 };
 
-struct conn {
-	struct http1_server *s;
-	int fd; /* MHD owns it */
-	uid_t uid;
-	pid_t pid;
-	struct timer request; /* armed while a request is awaited */
-};
+enum state { ST_HEAD, ST_BODY, ST_ASKED, ST_REPLY, ST_LINGER, ST_CLOSED };
 
 struct http1_req {
 	uint32_t magic;
+	enum state state;
 	struct http1_server *s;
-	struct conn *conn;
-	struct MHD_Connection *mhd;
-	char *method, *path;
-	struct strbuf body;
-	size_t discarded;
-	struct MHD_Response *answer;
-	unsigned int status;
-	bool asked, keep, suspended; /* asked: the handler has it */
+	struct list node;
+	struct watch w; /* w.fd: owned */
+	struct timer timer;
+	struct deferred defer;
+	uid_t uid;
+	pid_t pid;
+	struct strbuf in;	 /* received, not parsed yet */
+	char *head_text;	 /* what head points into; owned */
+	struct http1_head *head; /* owned; NULL outside of a request */
+	struct http1_chunks chunks;
+	struct strbuf body, out;
+	size_t out_off, lingered;
+	bool stepping, kept, close_after, peer_done;
 	void (*gone)(void *arg);
 	void *gone_arg;
-	struct list node; /* on kept while suspended */
-	struct watch hangup;
 };
 
-static void run(struct http1_server *s);
-
-static void on_again(struct ready *r)
-{
-	run(container_of(r, struct http1_server, again));
-}
-
-static void on_mhd_timer(struct timer *t)
-{
-	run(container_of(t, struct http1_server, mhd_timer));
-}
-
-static void on_mhd_events(struct watch *w, uint32_t events)
-{
-	(void)events;
-	run(container_of(w, struct http1_server, mhd_events));
-}
-
-/* One round of MHD, and the appointment for the next one. */
-static void run(struct http1_server *s)
-{
-	MHD_UNSIGNED_LONG_LONG ms = 0;
-
-	OBJ_CHECK(s, SERVER_MAGIC);
-	bug_on(s->running);
-	s->running = true;
-	(void)MHD_run(s->mhd);
-	s->running = false;
-	loop_timer_cancel(&s->mhd_timer);
-	if (MHD_get_timeout(s->mhd, &ms) != MHD_YES)
-		return;
-	if (ms == 0)
-		loop_ready(s->loop, &s->again);
-	else
-		loop_timer_set(s->loop, &s->mhd_timer, ms, on_mhd_timer);
-}
-
-static struct MHD_Response *make_response(const char *content_type, struct str body)
-{
-	char *copy = xmalloc(body.n);
-	struct MHD_Response *r;
-
-	if (body.n != 0)
-		memcpy(copy, body.p, body.n);
-	r = MHD_create_response_from_buffer(body.n, copy, MHD_RESPMEM_MUST_FREE);
-	bug_on(r == NULL);
-	if (content_type != NULL)
-		(void)MHD_add_response_header(r, "Content-Type", content_type);
-	return r;
-}
-
-/* Answers without the handler and closes the connection afterwards. */
-static enum MHD_Result refuse(struct MHD_Connection *c, unsigned int status, const char *text)
-{
-	struct MHD_Response *r = make_response("text/plain", str_of(text));
-	enum MHD_Result ok;
-
-	(void)MHD_add_response_header(r, "Connection", "close");
-	ok = MHD_queue_response(c, status, r);
-	MHD_destroy_response(r);
-	return ok;
-}
-
-static enum MHD_Result send_answer(struct http1_req *r)
-{
-	enum MHD_Result ok = MHD_queue_response(r->mhd, r->status, r->answer);
-
-	MHD_destroy_response(take_ptr(r->answer));
-	return ok;
-}
-
-/* Takes a request out of suspension; its answer must be there. MHD goes on with it in run(). */
-static void resume(struct http1_req *r)
-{
-	loop_unwatch(r->s->loop, &r->hangup);
-	list_remove(&r->node);
-	r->suspended = false;
-	MHD_resume_connection(r->mhd);
-	if (!r->s->stopping)
-		loop_ready(r->s->loop, &r->s->again);
-}
-
-static void abandon(struct http1_req *r)
-{
-	void (*gone)(void *) = take_ptr(r->gone);
-
-	r->answer = make_response("text/plain", STR("nobody is waiting for this answer\n"));
-	r->status = MHD_HTTP_SERVICE_UNAVAILABLE;
-	resume(r);
-	if (gone != NULL)
-		gone(r->gone_arg);
-}
-
-static void on_hangup(struct watch *w, uint32_t events)
-{
-	struct http1_req *r = container_of(w, struct http1_req, hangup);
-
-	(void)events;
-	OBJ_CHECK(r, REQ_MAGIC);
-	abandon(r);
-}
-
-static enum MHD_Result suspend(struct http1_req *r)
-{
-	int rc;
-
-	MHD_suspend_connection(r->mhd);
-	r->suspended = true;
-	list_append(&r->s->kept, &r->node);
-	/* Only hang-up and error, which epoll always reports: a client may shut down its sending
-	 * side and still wait for the answer. */
-	rc = loop_watch(r->s->loop, &r->hangup, r->conn->fd, 0, on_hangup);
-	bug_on(rc < 0);
-	return MHD_YES;
-}
-
-static enum MHD_Result ask_handler(struct http1_req *r)
-{
-	if (!r->asked) {
-		r->asked = true;
-		loop_timer_cancel(&r->conn->request);
-		r->s->fn(r->s->ctx, r);
-	}
-	if (r->answer != NULL)
-		return send_answer(r);
-	bug_on(!r->keep); /* a handler answers or keeps */
-	return suspend(r);
-}
-
-static enum MHD_Result take_body(struct http1_req *r, const char *p, size_t *n)
-{
-	if (r->discarded != 0 || r->body.n + *n > LIMIT_HTTP_BODY_BYTES) {
-		r->discarded += *n;
-		if (r->discarded > DISCARD_MAX_BYTES)
-			return MHD_NO;
-	} else {
-		strbuf_add(&r->body, p, *n);
-	}
-	*n = 0;
-	return MHD_YES;
-}
-
-static struct conn *conn_of(struct MHD_Connection *c)
-{
-	const union MHD_ConnectionInfo *i =
-		MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-
-	return i != NULL ? i->socket_context : NULL;
-}
-
-/* The headers are complete. */
-static enum MHD_Result on_headers(struct http1_server *s, struct MHD_Connection *c, const char *url,
-				  const char *method, void **req)
-{
-	const char *length = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Length");
-	struct conn *conn = conn_of(c);
-	struct http1_req *r;
-	uint64_t n;
-
-	if (conn == NULL)
-		return MHD_NO;
-	if (s->peer_uid_only >= 0 && (int64_t)conn->uid != s->peer_uid_only) {
-		log_limited(LOG_LV_WARN, "http1", "refused a request uid=%u pid=%d path=%s",
-			    conn->uid, conn->pid, str_shown(str_of(url)));
-		return refuse(c, MHD_HTTP_FORBIDDEN, "this socket answers another user only\n");
-	}
-	if (length != NULL &&
-	    (parse_u64(str_of(length), 0, UINT64_MAX, &n) != 0 || n > LIMIT_HTTP_BODY_BYTES))
-		return refuse(c, 413, "the body is too large\n");
-	r = xcalloc(1, sizeof(*r));
-	r->magic = REQ_MAGIC;
-	r->s = s;
-	r->conn = conn;
-	r->mhd = c;
-	r->method = xstrdup(method);
-	r->path = xstrdup(url);
-	*req = r;
-	return MHD_YES;
-}
-
-static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const char *url,
-				  const char *method, const char *version, const char *data,
-				  size_t *n, void **req)
-{
-	struct http1_req *r = *req;
-
-	(void)version;
-	if (r == NULL)
-		return on_headers(cls, c, url, method, req);
-	OBJ_CHECK(r, REQ_MAGIC);
-	if (*n != 0)
-		return take_body(r, data, n);
-	if (r->discarded != 0)
-		return refuse(c, 413, "the body is too large\n");
-	return ask_handler(r);
-}
-
-static void on_request_late(struct timer *t)
-{
-	struct conn *c = container_of(t, struct conn, request);
-
-	(void)shutdown(c->fd, SHUT_RDWR); /* MHD reads the end of file and closes */
-}
-
-static void await_request(struct conn *c)
-{
-	loop_timer_set(c->s->loop, &c->request, c->s->wait_ms, on_request_late);
-}
-
-static void on_completed(void *cls, struct MHD_Connection *c, void **req,
-			 enum MHD_RequestTerminationCode how)
-{
-	struct http1_req *r = *req;
-
-	(void)cls;
-	(void)c;
-	(void)how;
-	if (r == NULL)
-		return;
-	OBJ_CHECK(r, REQ_MAGIC);
-	bug_on(r->suspended);
-	if (r->answer != NULL)
-		MHD_destroy_response(r->answer);
-	await_request(r->conn);
-	r->magic = OBJ_DEAD;
-	strbuf_fini(&r->body);
-	free(r->method);
-	free(r->path);
-	free(r);
-	*req = NULL;
-}
-
+static void step(struct http1_req *r);
 static void on_accept(struct watch *w, uint32_t events);
+
+static const char *reason(unsigned int status)
+{
+	static const struct {
+		unsigned int status;
+		const char *text;
+	} table[] = {
+		{200, "OK"},
+		{202, "Accepted"},
+		{400, "Bad Request"},
+		{403, "Forbidden"},
+		{404, "Not Found"},
+		{405, "Method Not Allowed"},
+		{409, "Conflict"},
+		{413, "Content Too Large"},
+		{431, "Request Header Fields Too Large"},
+		{500, "Internal Server Error"},
+		{501, "Not Implemented"},
+		{503, "Service Unavailable"},
+		{505, "HTTP Version Not Supported"},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(table); i++)
+		if (table[i].status == status)
+			return table[i].text;
+	return "Status";
+}
 
 static void listen_again(struct http1_server *s)
 {
@@ -321,31 +112,330 @@ static void listen_again(struct http1_server *s)
 		bug_on(loop_watch(s->loop, &s->listener, s->listen_fd, EPOLLIN, on_accept) < 0);
 }
 
-static void on_connection(void *cls, struct MHD_Connection *c, void **socket_ctx,
-			  enum MHD_ConnectionNotificationCode what)
+static void request_fini(struct http1_req *r)
 {
-	struct http1_server *s = cls;
-	struct conn *conn = *socket_ctx;
+	strbuf_fini(&r->body);
+	strbuf_fini(&r->out);
+	free(take_ptr(r->head));
+	free(take_ptr(r->head_text));
+	r->chunks = (struct http1_chunks){0};
+	r->out_off = 0;
+	r->kept = r->close_after = false;
+	r->gone = NULL;
+}
 
-	if (what == MHD_CONNECTION_NOTIFY_STARTED) {
-		conn = xcalloc(1, sizeof(*conn));
-		conn->s = s;
-		conn->fd =
-			MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
-		if (fd_peer_cred(conn->fd, &conn->uid, &conn->pid) < 0) {
-			conn->uid = (uid_t)-1; /* TCP has none */
-			conn->pid = 0;
-		}
-		await_request(conn);
-		s->connections++;
-		*socket_ctx = conn;
+static void free_req(struct deferred *d)
+{
+	free(container_of(d, struct http1_req, defer));
+}
+
+static void close_conn(struct http1_req *r)
+{
+	struct http1_server *s = r->s;
+
+	if (r->state == ST_CLOSED)
 		return;
-	}
-	loop_timer_cancel(&conn->request);
-	free(conn);
-	*socket_ctx = NULL;
+	r->state = ST_CLOSED;
+	loop_timer_cancel(&r->timer);
+	loop_unwatch(s->loop, &r->w);
+	(void)xclose(r->w.fd);
+	list_remove(&r->node);
+	request_fini(r);
+	strbuf_fini(&r->in);
+	r->magic = OBJ_DEAD;
 	s->connections--;
 	listen_again(s);
+	loop_defer(s->loop, &r->defer, free_req);
+}
+
+static void watch_for(struct http1_req *r, uint32_t events)
+{
+	if (loop_rewatch(r->s->loop, &r->w, events) < 0)
+		close_conn(r);
+}
+
+static void on_late(struct timer *t)
+{
+	close_conn(container_of(t, struct http1_req, timer));
+}
+
+static void await_request(struct http1_req *r)
+{
+	r->state = ST_HEAD;
+	loop_timer_set(r->s->loop, &r->timer, r->s->wait_ms, on_late);
+	watch_for(r, EPOLLIN);
+}
+
+/* ---- answers ---- */
+
+static void build_answer(struct http1_req *r, unsigned int status, const char *type,
+			 struct str body)
+{
+	bool head_only = r->head != NULL && strcmp(r->head->method, "HEAD") == 0;
+
+	strbuf_printf(&r->out, "HTTP/1.1 %u %s\r\nContent-Length: %zu\r\n", status, reason(status),
+		      body.n);
+	if (type != NULL)
+		strbuf_printf(&r->out, "Content-Type: %s\r\n", type);
+	if (r->close_after)
+		strbuf_puts(&r->out, "Connection: close\r\n");
+	strbuf_puts(&r->out, "\r\n");
+	if (!head_only)
+		strbuf_str(&r->out, body);
+	r->state = ST_REPLY;
+}
+
+/* Answers without the handler and closes afterwards. */
+static void refuse(struct http1_req *r, unsigned int status, const char *text)
+{
+	r->close_after = true;
+	build_answer(r, status, "text/plain", str_of(text));
+}
+
+/* False: the socket is full, go on when it is writable. */
+static bool send_answer(struct http1_req *r)
+{
+	while (r->out_off < r->out.n) {
+		ssize_t n =
+			send(r->w.fd, r->out.p + r->out_off, r->out.n - r->out_off, MSG_NOSIGNAL);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN) {
+			loop_timer_set(r->s->loop, &r->timer, r->s->wait_ms, on_late);
+			watch_for(r, EPOLLOUT);
+			return false;
+		}
+		if (n < 0) {
+			close_conn(r);
+			return false;
+		}
+		r->out_off += (size_t)n;
+	}
+	return true;
+}
+
+static void answered(struct http1_req *r)
+{
+	bool close_after = r->close_after;
+
+	request_fini(r);
+	if (!close_after) {
+		await_request(r);
+		return;
+	}
+	r->state = ST_LINGER;
+	(void)shutdown(r->w.fd, SHUT_WR);
+	loop_timer_set(r->s->loop, &r->timer, LINGER_MS, on_late);
+	if (r->peer_done)
+		close_conn(r);
+	else
+		watch_for(r, EPOLLIN);
+}
+
+/* ---- requests ---- */
+
+static void drop_input(struct http1_req *r, size_t n)
+{
+	r->in.n -= n;
+	if (r->in.n == 0)
+		strbuf_fini(&r->in);
+	else
+		memmove(r->in.p, r->in.p + n, r->in.n);
+}
+
+static bool allowed(struct http1_req *r)
+{
+	if (r->s->peer_uid_only < 0 || (int64_t)r->uid == r->s->peer_uid_only)
+		return true;
+	log_limited(LOG_LV_WARN, "http1", "refused a request uid=%u pid=%d path=%s", r->uid, r->pid,
+		    str_shown(str_of(r->head->path)));
+	refuse(r, 403, "this socket answers another user only\n");
+	return false;
+}
+
+/* True when the machine may go on. */
+static bool step_head(struct http1_req *r)
+{
+	size_t n = http1_head_end((struct str){r->in.p, r->in.n});
+	unsigned int status;
+
+	if (n > LIMIT_HTTP_HEAD_BYTES || (n == 0 && r->in.n > LIMIT_HTTP_HEAD_BYTES)) {
+		refuse(r, 431, "the head of the request is too large\n");
+		return true;
+	}
+	if (n == 0) {
+		if (r->peer_done)
+			close_conn(r);
+		return false;
+	}
+	r->head_text = xmalloc(n + 1);
+	memcpy(r->head_text, r->in.p, n);
+	r->head_text[n] = '\0';
+	r->head = xmalloc(sizeof(*r->head));
+	drop_input(r, n);
+	if (http1_head_parse(r->head_text, n, r->head, &status) < 0) {
+		free(take_ptr(r->head));
+		refuse(r, status, "the request cannot be understood\n");
+		return true;
+	}
+	if (!allowed(r))
+		return true;
+	if (r->head->length > LIMIT_HTTP_BODY_BYTES) {
+		refuse(r, 413, "the body is too large\n");
+		return true;
+	}
+	r->state = ST_BODY;
+	if (r->head->expect_continue)
+		strbuf_puts(&r->out, "HTTP/1.1 100 Continue\r\n\r\n");
+	return r->out.n == 0 || send_answer(r);
+}
+
+static bool take_chunks(struct http1_req *r)
+{
+	struct str in = {r->in.p, r->in.n}, data;
+
+	while (in.n != 0 && r->chunks.state != CHUNK_DONE) {
+		if (http1_chunks_take(&r->chunks, &in, &data) < 0) {
+			refuse(r, 400, "the body cannot be understood\n");
+			return true;
+		}
+		if (r->body.n + data.n > LIMIT_HTTP_BODY_BYTES) {
+			refuse(r, 413, "the body is too large\n");
+			return true;
+		}
+		strbuf_add(&r->body, data.p, data.n);
+	}
+	drop_input(r, r->in.n - in.n);
+	return r->chunks.state == CHUNK_DONE;
+}
+
+static bool take_counted(struct http1_req *r)
+{
+	size_t want = (size_t)r->head->length - r->body.n;
+	size_t n = r->in.n < want ? r->in.n : want;
+
+	strbuf_add(&r->body, r->in.p, n);
+	drop_input(r, n);
+	return n == want;
+}
+
+static void ask(struct http1_req *r)
+{
+	r->state = ST_ASKED;
+	r->close_after = !r->head->keep_alive;
+	strbuf_fini(&r->out); /* 100 Continue is sent */
+	r->out_off = 0;
+	loop_timer_cancel(&r->timer);
+	r->s->fn(r->s->ctx, r);
+	bug_on(r->state == ST_ASKED && !r->kept); /* a handler answers or keeps */
+	/* Only hang-up and error, which epoll always reports: a client may shut down its sending
+	 * side and still wait for the answer. */
+	if (r->state == ST_ASKED)
+		watch_for(r, 0);
+}
+
+static bool step_body(struct http1_req *r)
+{
+	bool whole = r->head->chunked ? take_chunks(r) : take_counted(r);
+
+	if (r->state != ST_BODY)
+		return true; /* refused */
+	if (whole)
+		ask(r);
+	else if (r->peer_done)
+		close_conn(r);
+	return whole;
+}
+
+static void step(struct http1_req *r)
+{
+	bool more = true;
+
+	bug_on(r->stepping);
+	r->stepping = true;
+	while (more) {
+		switch (r->state) {
+		case ST_HEAD:
+			more = step_head(r);
+			break;
+		case ST_BODY:
+			more = step_body(r);
+			break;
+		case ST_REPLY:
+			more = send_answer(r);
+			if (more)
+				answered(r);
+			break;
+		case ST_ASKED:
+		case ST_LINGER:
+		case ST_CLOSED:
+		default:
+			more = false;
+		}
+	}
+	r->stepping = false;
+}
+
+/* ---- events ---- */
+
+static void read_some(struct http1_req *r)
+{
+	char buf[READ_BYTES];
+	ssize_t n = recv(r->w.fd, buf, sizeof(buf), 0);
+
+	if (n < 0) {
+		if (errno != EAGAIN && errno != EINTR)
+			close_conn(r);
+		return;
+	}
+	r->peer_done = n == 0;
+	if (r->state != ST_LINGER) {
+		strbuf_add(&r->in, buf, (size_t)n);
+		return;
+	}
+	r->lingered += (size_t)n;
+	if (r->peer_done || r->lingered > LINGER_BYTES)
+		close_conn(r);
+}
+
+static void on_conn(struct watch *w, uint32_t events)
+{
+	struct http1_req *r = container_of(w, struct http1_req, w);
+
+	OBJ_CHECK(r, REQ_MAGIC);
+	if (r->state == ST_ASKED) {
+		void (*gone)(void *) = take_ptr(r->gone);
+		void *arg = r->gone_arg;
+
+		close_conn(r);
+		if (gone != NULL)
+			gone(arg);
+		return;
+	}
+	if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0 && r->state != ST_REPLY)
+		read_some(r);
+	if (r->state != ST_CLOSED)
+		step(r);
+}
+
+static void add_conn(struct http1_server *s, int fd)
+{
+	struct http1_req *r = xcalloc(1, sizeof(*r));
+
+	r->magic = REQ_MAGIC;
+	r->s = s;
+	r->w.fd = fd;
+	if (fd_peer_cred(fd, &r->uid, &r->pid) < 0) {
+		r->uid = (uid_t)-1; /* TCP has none */
+		r->pid = 0;
+	}
+	s->connections++;
+	list_append(&s->requests, &r->node);
+	if (loop_watch(s->loop, &r->w, fd, EPOLLIN, on_conn) < 0)
+		close_conn(r);
+	else
+		await_request(r);
 }
 
 static void on_accept_pause_over(struct timer *t)
@@ -359,10 +449,7 @@ static void on_accept(struct watch *w, uint32_t events)
 
 	(void)events;
 	for (int i = 0; i < ACCEPTS_PER_RUN && s->connections < LIMIT_HTTP_CONNECTIONS; i++) {
-		struct sockaddr_storage ss = {0};
-		socklen_t n = sizeof(ss);
-		int fd = accept4(s->listen_fd, (struct sockaddr *)&ss, &n,
-				 SOCK_CLOEXEC | SOCK_NONBLOCK);
+		int fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
 			loop_unwatch(s->loop, &s->listener);
@@ -372,44 +459,18 @@ static void on_accept(struct watch *w, uint32_t events)
 		}
 		if (fd < 0)
 			return; /* nothing there, or that client is gone already */
-		if (MHD_add_connection(s->mhd, fd, (struct sockaddr *)&ss, n) != MHD_YES)
-			log_limited(LOG_LV_DEBUG, "http1", "a connection could not be added");
-		run(s); /* takes the new connection in, so that it is counted */
+		add_conn(s, fd);
 	}
 	if (s->connections >= LIMIT_HTTP_CONNECTIONS)
 		loop_unwatch(s->loop, &s->listener); /* the others wait in the kernel's queue */
 }
 
-static void on_mhd_log(void *cls, const char *fmt, va_list ap) _printf_(2, 0);
-static void on_mhd_log(void *cls, const char *fmt, va_list ap)
-{
-	char text[256];
-
-	(void)cls;
-	(void)vsnprintf(text, sizeof(text), fmt, ap);
-	log_limited(LOG_LV_DEBUG, "http1", "%s", text);
-}
-
-static struct MHD_Daemon *start_mhd(struct http1_server *s)
-{
-	unsigned int flags = MHD_USE_NO_LISTEN_SOCKET | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME |
-			     MHD_USE_ERROR_LOG;
-
-	return MHD_start_daemon(flags, 0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER,
-				on_mhd_log, s, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
-				MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
-				MHD_OPTION_CONNECTION_LIMIT, (unsigned int)LIMIT_HTTP_CONNECTIONS,
-				MHD_OPTION_CONNECTION_TIMEOUT, (unsigned int)LIMIT_HTTP_IDLE_SEC,
-				/* MHD's pool holds the head as read and as parsed */
-				MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-				(size_t)2 * LIMIT_HTTP_HEAD_BYTES, MHD_OPTION_END);
-}
+/* ---- the interface ---- */
 
 struct http1_server *http1_server_new(struct loop *l, int listen_fd, int64_t peer_uid_only,
 				      http1_handler fn, void *ctx, struct err *err)
 {
 	struct http1_server *s = xcalloc(1, sizeof(*s));
-	const union MHD_DaemonInfo *info;
 	int r;
 
 	s->magic = SERVER_MAGIC;
@@ -419,27 +480,14 @@ struct http1_server *http1_server_new(struct loop *l, int listen_fd, int64_t pee
 	s->wait_ms = LIMIT_HTTP_IDLE_SEC * 1000;
 	s->fn = fn;
 	s->ctx = ctx;
-	s->again.fn = on_again;
-	list_init(&s->kept);
+	list_init(&s->requests);
 	r = fd_set_nonblock(listen_fd);
-	if (r < 0) {
-		(void)err_errno(err, -r, "HTTP server: listening socket");
-		return http1_server_free(s);
-	}
-	s->mhd = start_mhd(s);
-	info = s->mhd != NULL ? MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
-	if (info == NULL) {
-		(void)err_set(err, EIO, "HTTP server: libmicrohttpd does not start");
-		return http1_server_free(s);
-	}
-	r = loop_watch(l, &s->mhd_events, info->epoll_fd, EPOLLIN, on_mhd_events);
 	if (r == 0)
 		r = loop_watch(l, &s->listener, listen_fd, EPOLLIN, on_accept);
-	if (r < 0) {
-		(void)err_errno(err, -r, "HTTP server: watch");
-		return http1_server_free(s);
-	}
-	return s;
+	if (r == 0)
+		return s;
+	(void)err_errno(err, -r, "HTTP server: listening socket");
+	return http1_server_free(s);
 }
 
 struct http1_server *http1_server_free(struct http1_server *s)
@@ -447,17 +495,19 @@ struct http1_server *http1_server_free(struct http1_server *s)
 	if (s == NULL)
 		return NULL;
 	OBJ_CHECK(s, SERVER_MAGIC);
-	bug_on(s->running); /* not from a handler */
 	s->stopping = true;
+	while (!list_empty(&s->requests)) {
+		struct http1_req *r = container_of(s->requests.next, struct http1_req, node);
+		void (*gone)(void *) = take_ptr(r->gone);
+		void *arg = r->gone_arg;
+
+		bug_on(r->stepping); /* not from a handler */
+		close_conn(r);
+		if (gone != NULL)
+			gone(arg);
+	}
 	loop_unwatch(s->loop, &s->listener);
-	while (!list_empty(&s->kept))
-		abandon(container_of(s->kept.next, struct http1_req, node));
-	loop_unwatch(s->loop, &s->mhd_events);
-	if (s->mhd != NULL)
-		MHD_stop_daemon(s->mhd); /* closes the connections, which frees their requests */
-	loop_timer_cancel(&s->mhd_timer);
 	loop_timer_cancel(&s->accept_pause);
-	loop_ready_cancel(&s->again);
 	(void)xclose(s->listen_fd);
 	s->magic = OBJ_DEAD;
 	free(s);
@@ -472,28 +522,25 @@ void http1_server_set_wait(struct http1_server *s, uint64_t ms)
 
 const char *http1_method(const struct http1_req *r)
 {
-	return r->method;
+	return r->head->method;
 }
 
 const char *http1_path(const struct http1_req *r)
 {
-	return r->path;
+	return r->head->path;
 }
 
 const char *http1_query(const struct http1_req *r, const char *key)
 {
-	const char *v = NULL;
-	size_t n = 0;
-
-	if (MHD_lookup_connection_value_n(r->mhd, MHD_GET_ARGUMENT_KIND, key, strlen(key), &v,
-					  &n) != MHD_YES)
-		return NULL;
-	return v != NULL ? v : "";
+	for (size_t i = 0; i < r->head->nquery; i++)
+		if (strcmp(r->head->query[i].name, key) == 0)
+			return r->head->query[i].value;
+	return NULL;
 }
 
 const char *http1_header(const struct http1_req *r, const char *name)
 {
-	return MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, name);
+	return http1_head_field(r->head, name);
 }
 
 struct str http1_body(const struct http1_req *r)
@@ -503,26 +550,25 @@ struct str http1_body(const struct http1_req *r)
 
 pid_t http1_peer_pid(const struct http1_req *r)
 {
-	return r->conn->pid;
+	return r->pid;
 }
 
 void http1_reply(struct http1_req *r, unsigned int status, const char *content_type,
 		 struct str body)
 {
 	OBJ_CHECK(r, REQ_MAGIC);
-	bug_on(r->answer != NULL || !r->asked);
-	r->answer = make_response(content_type, body);
-	r->status = status;
+	bug_on(r->state != ST_ASKED);
 	r->gone = NULL;
-	if (r->suspended)
-		resume(r);
+	build_answer(r, status, content_type, body);
+	if (!r->stepping)
+		step(r);
 }
 
 void http1_keep(struct http1_req *r, void (*gone)(void *arg), void *arg)
 {
 	OBJ_CHECK(r, REQ_MAGIC);
-	bug_on(r->keep || r->answer != NULL);
-	r->keep = true;
+	bug_on(r->kept || r->state != ST_ASKED);
+	r->kept = true;
 	r->gone = gone;
 	r->gone_arg = arg;
 }

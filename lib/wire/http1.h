@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * http1.h: small HTTP/1.1 servers (admin, metrics, readiness, the agent's event socket) on the
- * caller's loop. libmicrohttpd does the protocol (external polling, no threads of its own).
+ * caller's loop. Our own, because the packaged library brings a whole TLS stack into the two most
+ * privileged daemons of a node (docs/architecture.md).
  *
  * Bounded: LIMIT_HTTP_HEAD_BYTES, LIMIT_HTTP_BODY_BYTES, LIMIT_HTTP_CONNECTIONS,
  * LIMIT_HTTP_IDLE_SEC. Loop thread only.
