@@ -136,6 +136,11 @@ struct ctx {
 	uint32_t kubelet_uid;
 };
 
+static void copy_name(struct nft_match *m, const char *name)
+{
+	memcpy(m->name, name, strnlen(name, sizeof(m->name) - 1));
+}
+
 static struct nft_match match_of(enum cond c, const struct ctx *x)
 {
 	struct nft_match m = {0};
@@ -153,7 +158,7 @@ static struct nft_match match_of(enum cond c, const struct ctx *x)
 		break;
 	case FROM_IFACE:
 		M(IIFNAME);
-		(void)strncpy(m.name, x->iface, sizeof(m.name) - 1);
+		copy_name(&m, x->iface);
 		break;
 	case TO_LO:
 		M(OIFNAME, .name = "lo");
