@@ -10,6 +10,31 @@ NODE_NAME = "lab-node"
 PORT = 8080
 
 
+class Talk:
+    """A long-lived connection from the container of @a to an echo server in that of @b: a line every
+    0.1 s, each of which must come back."""
+
+    def __init__(self, a, b, port):
+        self.a, self.got = a, "/tmp/talk.%s.%d" % (b.name, port)
+        b.sh("nc -ll -p %d -e cat > /dev/null 2>&1 < /dev/null &" % port)
+        wait_until("the echo server", lambda: ":%d " % port in b.in_netns("ss", "-Hltn"))
+        a.sh("(while [ ! -e /tmp/hush ]; do echo tick; usleep 100000; done | nc %s %d > %s) "
+             "> /dev/null 2>&1 < /dev/null &" % (b.ip, port, self.got))
+        self.goes_on()
+
+    def lines(self):
+        return len(self.a.sh("cat %s 2>/dev/null" % self.got)[1].splitlines())
+
+    def goes_on(self):
+        """Waits for three more lines; NotReady when the connection is stuck or gone."""
+        before = self.lines()
+        wait_until("an open connection to go on", lambda: self.lines() >= before + 3, 10)
+        return self.lines()
+
+    def end(self):
+        self.a.sh("touch /tmp/hush")
+
+
 class Lab:
     """Everything that runs and every file that is written; close() ends it all. Files (manifests,
     local state) and logs are below @out; sockets, images and the CA's key are not."""

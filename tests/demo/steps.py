@@ -7,7 +7,7 @@ import time
 
 from cri import node, private, product, wire
 from cri.daemon import wait_until
-from cri.lab import PORT
+from cri.lab import PORT, Talk
 from stage import BATCH, BIG_BYTES, MARKER, VIP
 
 LOOPS, BATCH_SIZE, AWAY_S = 4, 50, 2
@@ -119,7 +119,7 @@ def only_tls(story, capture, a, b, kept=True, cut_ok=False):
 def transfer(story, s):
     client, server = s.pods["client"], s.pods["server"]
     story.step("One large transfer, checksummed",
-               "Every byte arrives once and in order, through two TLS and HTTP/2 hops, at full speed.")
+               "Every byte must arrive once and in order, through TLS and HTTP/2 and two relays.")
     story.do("in server: a file of %d MB, the marker repeated; in client: wget | sha256sum"
              % (BIG_BYTES // 1000000))
     _st, made, _e = server.sh("yes %s | head -c %d > /www/big; sha256sum < /www/big"
@@ -182,15 +182,21 @@ def enrol(story, s):
     client, server, plain = s.pods["client"], s.pods["server"], s.pods["plain"]
     story.step("Enrol the running pod by a label",
                "A pod moves into the mesh, and its traffic to port 15008, while it runs: the container's "
-               "process stays the same.")
+               "process stays the same, and no open connection breaks.")
     before = plain.identity()
-    story.do("change plain's manifest: label istio.io/dataplane-mode=ambient")
+    talks = [Talk(s.pods["stranger"], plain, 9000), Talk(plain, s.pods["stranger"], 9001)]
+    story.do("open a connection in each direction between plain and stranger, and keep it busy; then "
+             "change plain's manifest: label istio.io/dataplane-mode=ambient")
     began = time.monotonic()
     s.manifests.pod(plain, mode="ambient")
     s.agent.wait_state(plain, "enrolled")
     story.saw("enrolled after %.0f ms" % (1000 * (time.monotonic() - began)))
     story.check(plain.identity() == before, "the container is still process %d" % before[0],
                 "the same process %s (now %s)" % (before, plain.identity()))
+    story.saw("the connections that were open before still echo: %d and %d lines"
+              % tuple(t.goes_on() for t in talks))
+    for t in talks:
+        t.end()
     story.do("tell ztunnel, as a control plane would when it sees the pod enrolled: plain speaks HBONE")
     s.state.workload(plain)
     s.write_state()

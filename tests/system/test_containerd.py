@@ -266,8 +266,12 @@ def ztunnel_away(x):
 
 def labels_change(x):
     plain, before = x.pods["plain"], x.pods["plain"].identity()
+    talks = [lab.Talk(x.pods["server"], plain, 9000), lab.Talk(plain, x.pods["server"], 9001)]
     x.manifests.pod(plain, mode="ambient")
     enrolled(x, plain)
+    for t in talks:
+        t.goes_on()
+        t.end()
     x.manifests.pod(plain)
     x.agent.wait_state(plain, "not-in-mesh")
     wait_until("the listeners to close", lambda: product.listeners(plain) == [])
@@ -305,8 +309,7 @@ def namespace_label(x):
 def runtime_restarts(x):
     client, server = x.pods["client"], x.pods["server"]
     x.node.containerd.kill()
-    page_without_runtime = client.in_netns("ss", "-Hltn")
-    has(page_without_runtime, ":15001")
+    same(product.listeners(client), [15001, 15006, 15008], "listeners without containerd")
     x.node.containerd.start()
     wait_until("containerd to answer", lambda: answers(x.node), alive=x.node.containerd.alive)
     for p in (client, server):
@@ -375,7 +378,8 @@ CASES = [
      lambda x: ztunnel_restarts(x, signal.SIGKILL)),
     ("agent and ztunnel killed: nothing goes around, both come back", both_die),
     ("no ztunnel for longer than the grace period: no new pods", ztunnel_away),
-    ("a label enrols a running pod and releases it without a trace", labels_change),
+    ("a label enrols a running pod, whose connections go on, and releases it without a trace",
+     labels_change),
     ("a label changed while the agent was away", label_changed_without_agent),
     ("a namespace's label enrols and releases its running pods", namespace_label),
     ("containerd killed and started: pods stay", runtime_restarts),
