@@ -209,9 +209,7 @@ static int start(struct agent *a, struct err *err)
 	a->enrol = enrol_new(a->loop, &a->cfg, a->pods, &a->src, err);
 	if (a->enrol == NULL)
 		return -1;
-	a->zds = zds_server_new(a->loop, take_fd(a->zds_fd), &enrol_zds_ops, a->enrol, err);
-	if (a->zds == NULL)
-		return -1;
+	a->zds = zds_server_new(a->loop, take_fd(a->zds_fd), &enrol_zds_ops, a->enrol);
 	enrol_set_zds(a->enrol, a->zds);
 	a->events = events_new(a->loop, take_fd(a->event_fd), take_fd(a->log_fd), &a->cfg, a->enrol,
 			       a->pods, &a->src, err);

@@ -12,6 +12,7 @@
 #include "lib/base/bug.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
+#include "lib/os/clock.h"
 #include "lib/os/fd.h"
 #include "node-agent/config.h"
 #include "node-agent/enrol/enrol_internal.h"
@@ -20,6 +21,7 @@
 #include "node-agent/source/source.h"
 
 #define HELD_WAIT_MS   20000 /* a stock ztunnel's longest pause before it connects again is 15 s */
+#define TURN_MS	       20    /* one iteration of the loop may take about this long */
 #define PRUNE_AFTER_MS 15000 /* every pod has been looked at by then */
 
 struct enrolment *enrolment_new(struct enrol *e, const struct attachment *at)
@@ -128,6 +130,11 @@ static void on_again(struct ready *r)
 	struct enrolment *x = container_of(r, struct enrolment, again);
 
 	OBJ_CHECK(x, ENROLMENT_MAGIC);
+	/* a namespace's label may concern hundreds: between them others get their turn */
+	if (clock_mono_ms() - loop_now_ms(x->owner->loop) > TURN_MS) {
+		loop_ready(x->owner->loop, r);
+		return;
+	}
 	x->backoff_ms = 0;
 	enrolment_reconcile(x);
 }
@@ -256,6 +263,8 @@ void enrol_set_zds(struct enrol *e, struct zds_server *s)
 
 void enrol_start(struct enrol *e)
 {
+	struct err err = {0};
+
 	if (e->started)
 		return;
 	discover_restore(e);
@@ -265,6 +274,8 @@ void enrol_start(struct enrol *e)
 	loop_timer_set(e->loop, &e->held_limit, HELD_WAIT_MS, on_held_limit);
 	loop_timer_set(e->loop, &e->prune, PRUNE_AFTER_MS, on_prune);
 	discover_scan_soon(e);
+	if (zds_server_open(e->zds, &err) < 0)
+		log_error("enrol", "%s", err.msg);
 }
 
 bool enrol_ready(const struct enrol *e, char *reason)

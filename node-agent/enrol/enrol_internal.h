@@ -39,6 +39,7 @@ struct enrolment {
 
 	bool seen;	 /* the source had the pod in this process' life */
 	bool wanted;	 /* the last decision was: in the mesh */
+	bool recheck;	 /* something changed while ztunnel was asked */
 	bool await_held; /* ztunnel may still hold the sockets: do not make others yet */
 	enum enrol_state state;
 	char reason[ERR_MSG_MAX]; /* of the decision, or what failed */

@@ -189,6 +189,9 @@ static void on_announced(struct zds_add *add, int result, const char *error)
 	OBJ_CHECK(x, ENROLMENT_MAGIC);
 	if (result == 0) {
 		fault_after("zds");
+		if (x->recheck)
+			enrolment_again(x);
+		x->recheck = false;
 		enrolment_finish(x, x->reason);
 		return;
 	}
@@ -307,8 +310,10 @@ void enrolment_go_in(struct enrolment *x, const struct pod *p, const char *reaso
 	int r;
 
 	x->wanted = true;
-	if (x->add.peer != NULL)
-		return; /* ztunnel's answer goes on from here */
+	if (x->add.peer != NULL) {
+		x->recheck = true; /* ztunnel's answer goes on from here */
+		return;
+	}
 	r = learn_identity(x, p, &news, &err);
 	if (r == 0)
 		r = eligibility_rules(p, x->owner->cfg, &o, ignored, &err);

@@ -57,8 +57,11 @@ static void zds_acked(void *ctx, const char *uid, const char *error)
 		return;
 	if (error[0] == '\0' && x->state == ENROL_PENDING)
 		enrolment_finish(x, "ztunnel took the pod with its snapshot");
-	else if (error[0] != '\0')
+	else if (error[0] != '\0') {
+		x->state = ENROL_PENDING; /* or the retry would find nothing to do */
+		(void)snprintf(x->reason, sizeof(x->reason), "ztunnel: %s", error);
 		enrolment_retry(x);
+	}
 }
 
 static void zds_held(void *ctx, const char *uid, int netns_fd, const int *fds,

@@ -447,22 +447,23 @@ static void on_listen(struct watch *w, uint32_t events)
 }
 
 struct zds_server *zds_server_new(struct loop *l, int listen_fd, const struct zds_ops *ops,
-				  void *ctx, struct err *err)
+				  void *ctx)
 {
 	struct zds_server *s = xcalloc(1, sizeof(*s));
-	int r;
 
 	s->loop = l;
 	s->fd = listen_fd;
 	s->ops = ops;
 	s->ctx = ctx;
 	list_init(&s->peers);
-	r = loop_watch(l, &s->watch, listen_fd, EPOLLIN, on_listen);
-	if (r < 0) {
-		(void)err_errno(err, -r, "watch the ZDS socket");
-		return zds_server_free(s);
-	}
 	return s;
+}
+
+int zds_server_open(struct zds_server *s, struct err *err)
+{
+	int r = loop_watch(s->loop, &s->watch, s->fd, EPOLLIN, on_listen);
+
+	return r < 0 ? err_errno(err, -r, "watch the ZDS socket") : 0;
 }
 
 struct zds_server *zds_server_free(struct zds_server *s)

@@ -44,7 +44,10 @@ struct zds_ops {
 };
 
 struct zds_server *zds_server_new(struct loop *l, int listen_fd, const struct zds_ops *ops,
-				  void *ctx, struct err *err) _must_check_;
+				  void *ctx) _must_check_;
+/* From now on connections are accepted. Until then they wait: a snapshot that lacks a pod would
+ * make ztunnel drop it. */
+int zds_server_open(struct zds_server *s, struct err *err) _must_check_;
 struct zds_server *zds_server_free(struct zds_server *s);
 
 /* An Add whose answer somebody waits for. Embed it, zeroed. */
