@@ -227,6 +227,13 @@ def bombs():
     lab.call("ADD", many, CNI_ARGS=None).ok()
 
 
+@test("configuration: standard input without end is left at the limit")
+def endless():
+    with open("/dev/zero", "rb") as zeros:
+        r = subprocess.run([lab.plugin], env=lab.env("ADD"), stdin=zeros, capture_output=True, timeout=60)
+    Result(r.returncode, r.stdout, r.stderr, 0).failed(7, "standard input", "more than 1048576 bytes")
+
+
 # ---- prevResult
 
 def exact(text):
@@ -520,6 +527,26 @@ def agent_closes():
             lab.call("ADD").failed(11, part, "stopped while")
 
 
+@test("agent answers without reading the request, and closes")
+def agent_does_not_read():
+    refusal = ours(403, code=999, msg="uid 7 is not answered", details="")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(lab.socket())
+        listener.listen(4)
+        for answer, code, part in ((refusal, 999, "uid 7 is not answered"), (b"", 11, "closed without an answer")):
+            process = lab.start("ADD")
+            process.stdin.write(json.dumps(lab.conf()).encode())
+            process.stdin.close()
+            connection, _ = listener.accept()
+            connection.recv(1, socket.MSG_PEEK)  # the request is there, and stays unread
+            connection.sendall(answer)
+            connection.close()
+            Result(process.wait(20), process.stdout.read(), process.stderr.read(), 0).failed(code, part)
+            process.stdout.close()
+            process.stderr.close()
+    os.unlink(lab.socket())
+
+
 @test("agent sends garbage: other protocols, bad framing")
 def agent_garbage():
     for answer in (b"SSH-2.0-OpenSSH_9\r\n", b"\x00\x01\x02\x03", b"HTTP/2 200 OK\r\n\r\n", b"HTTP/1.1 abc OK\r\n\r\n",
@@ -659,10 +686,14 @@ def delete_never_fails():
     for answer in (b"", b"garbage\n", ours(500, code=999, msg="it broke"), http(404, "")):
         with Agent(lab.socket(), answer):
             lab.call("DEL").ok(b"")
-    process = lab.start("DEL", stdin=subprocess.DEVNULL)
-    process.stdout.close()
-    process.stderr.close()  # nobody reads the note: that is no reason to die by a signal
-    equal(process.wait(timeout=20), 0, "exit status")
+    reader, writer = os.pipe()
+    os.close(reader)  # nobody reads the note: that is no reason to die by a signal
+    try:
+        r = subprocess.run([lab.plugin], env=lab.env("DEL"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=writer,
+                           timeout=20)
+    finally:
+        os.close(writer)
+    equal((r.returncode, r.stdout), (0, b""), "exit status and output")
 
 
 @test("DEL: waits one second at most for an agent that hangs, or for its own input")
