@@ -65,14 +65,14 @@ class RealAgent:
 
     def __init__(self, bin_dir):
         sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "system"))
-        import test_agent
-        test_agent.BIN = os.path.abspath(bin_dir)
-        self.world = w = test_agent.World()
+        import agent_lab
+        agent_lab.BIN[0] = os.path.abspath(bin_dir)
+        self.world = w = agent_lab.World()
         w.namespace("default", "ambient")
-        self.pod = test_agent.Pod(w, "app")
+        self.pod = agent_lab.Pod(w, "app")
         w.put("p.yaml", self.pod.manifest())
         w.start()
-        z = w.ready_ztunnel(test_agent.V2)
+        z = w.ready_ztunnel(agent_lab.V2)
         z.s.settimeout(None)
         self.ztunnel = multiprocessing.Process(target=self.acknowledge, args=(z,), daemon=True)
         self.ztunnel.start()

@@ -7,9 +7,9 @@ import subprocess
 import sys
 import threading
 
-import test_agent
+import agent_lab
+from agent_lab import PORTS, V2, Pod, World, run, until
 from cni_lab import Result, Tap, arguments, contains, equal
-from test_agent import PORTS, V2, Pod, World, run, until
 
 tap = Tap()
 test = tap.add
@@ -166,8 +166,8 @@ def stock():
 def main():
     global plugin
     args = arguments(__doc__)
-    test_agent.BIN = os.path.abspath(args.bin)
-    plugin = os.path.join(test_agent.BIN, "ambient-cni")
+    agent_lab.BIN[0] = os.path.abspath(args.bin)
+    plugin = os.path.join(agent_lab.BIN[0], "ambient-cni")
     return tap.run()
 
 
