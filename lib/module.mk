@@ -13,3 +13,7 @@ SRCS_jsoncheck := tests/system/jsoncheck.c
 UNIT_TESTS += tls h2
 PKGS_test_tls := openssl
 PKGS_test_h2 := libnghttp2
+FUZZERS += h2_server h2_client x509_spiffe
+PKGS_fuzz_h2_server := libnghttp2
+PKGS_fuzz_h2_client := libnghttp2
+PKGS_fuzz_x509_spiffe := openssl
