@@ -18,7 +18,7 @@ from cri.client import CriError  # noqa: E402
 from cri.daemon import NotReady  # noqa: E402
 from stage import Stage  # noqa: E402
 from steps import play  # noqa: E402
-from story import StepFailed, Story  # noqa: E402
+from story import StepFailed, Story, shown  # noqa: E402
 
 EXPECTED = (StepFailed, NotReady, CriError)
 
@@ -37,7 +37,7 @@ def show_logs(story, stage):
     """The end of what the programs said, after a failure."""
     for d in (stage.agent, stage.ztunnel, stage.node.containerd):
         if d.text():
-            story.note("the last lines of %s:" % d.log)
+            story.note("the last lines of %s:" % shown(d.log))
             story.quote(d.tail(15))
     for p in stage.pods.values():
         if p.netns and os.path.exists(p.netns):
@@ -48,7 +48,7 @@ def show_logs(story, stage):
 def perform(a, story):
     """Plays the steps; returns the exit status."""
     stage = Stage(a.bin, a.out)
-    story.note("logs, captures and documents: " + a.out)
+    story.note("logs, captures and documents: " + shown(a.out))
     try:
         facts = play(story, stage)
     except KeyboardInterrupt:

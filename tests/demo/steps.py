@@ -9,6 +9,7 @@ from cri import node, private, product, wire
 from cri.daemon import wait_until
 from cri.lab import PORT, Talk
 from stage import BATCH, BIG_BYTES, MARKER, VIP
+from story import shown
 
 LOOPS, BATCH_SIZE, AWAY_S = 4, 50, 2
 
@@ -112,7 +113,7 @@ def only_tls(story, capture, a, b, kept=True, cut_ok=False):
                 "only TLS on port 15008 (ports %s; %s; lost by the capture: %d)"
                 % (got.ports, "; ".join(got.problems[:3]) or "no other problem", capture.lost))
     story.check(plain == 0, "the text %s, in every answer, is nowhere in the capture%s"
-                % (MARKER, " (%s)" % capture.path if kept else ""),
+                % (MARKER, " (%s)" % shown(capture.path) if kept else ""),
                 "no plaintext (found %d times)" % plain)
 
 

@@ -8,6 +8,12 @@ import time
 WIDTH = 110
 
 
+def shown(path):
+    """A path for the reader: relative when it is below the current folder."""
+    short = os.path.relpath(path)
+    return path if short.startswith("..") else short
+
+
 class StepFailed(Exception):
     """An observation was not the promised one; str() is the sentence for the reader."""
 
