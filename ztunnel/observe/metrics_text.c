@@ -15,6 +15,7 @@
 struct sum { /* one label set over all workers */
 	struct hnode h;
 	const struct labels *labels;
+	struct str head, tail; /* label text before and after response_flags, made once */
 	uint64_t opened, recv, sent, closed[FLAG_N], failed[FLAG_N];
 };
 
@@ -72,19 +73,20 @@ static void collect(struct metrics_worker *m, struct htab *t, struct arena *a)
 
 static void put_label(struct strbuf *b, const char *name, struct str v)
 {
-	strbuf_printf(b, "%s=\"", name);
+	size_t done = 0;
+
+	strbuf_puts(b, name);
+	strbuf_puts(b, "=\"");
 	if (v.n == 0)
 		v = STR("unknown");
 	for (size_t i = 0; i < v.n; i++) {
-		char c = v.p[i];
-
-		if (c == '\\' || c == '"')
-			strbuf_putc(b, '\\');
-		if (c == '\n')
-			strbuf_puts(b, "\\n");
-		else
-			strbuf_putc(b, c);
+		if (v.p[i] != '\\' && v.p[i] != '"' && v.p[i] != '\n')
+			continue;
+		strbuf_add(b, v.p + done, i - done);
+		strbuf_puts(b, v.p[i] == '\n' ? "\\n" : v.p[i] == '"' ? "\\\"" : "\\\\");
+		done = i + 1;
 	}
+	strbuf_add(b, v.p + done, v.n - done);
 	strbuf_putc(b, '"');
 }
 
@@ -112,26 +114,48 @@ static void put_side(struct strbuf *b, const char *side, const struct str v[SIDE
 	}
 }
 
-static void put_sample(struct strbuf *b, const char *name, const struct labels *l,
-		       enum conn_flag flag, uint64_t v)
+static struct str keep(struct arena *a, struct strbuf *b)
 {
-	strbuf_printf(b, "istio_tcp_%s_total{", name);
-	put_label(b, "reporter", str_of(reporter_text[l->reporter]));
-	put_side(b, "source", l->src);
-	put_label(b, ",destination_service", l->svc[SVC_HOST]);
-	put_label(b, ",destination_service_namespace", l->svc[SVC_NS]);
-	put_label(b, ",destination_service_name", l->svc[SVC_NAME]);
-	put_side(b, "destination", l->dst);
-	put_label(b, ",request_protocol", STR("tcp"));
-	put_label(b, ",response_flags", str_of(flag_text[flag]));
-	put_label(b, ",connection_security_policy",
+	struct str s = {arena_strndup(a, b->p, b->n), b->n};
+
+	b->n = 0;
+	return s;
+}
+
+/* The five families share the labels' text. */
+static void make_text(struct sum *s, struct arena *a)
+{
+	_cleanup_strbuf_ struct strbuf b = {0};
+	const struct labels *l = s->labels;
+
+	put_label(&b, "reporter", str_of(reporter_text[l->reporter]));
+	put_side(&b, "source", l->src);
+	put_label(&b, ",destination_service", l->svc[SVC_HOST]);
+	put_label(&b, ",destination_service_namespace", l->svc[SVC_NS]);
+	put_label(&b, ",destination_service_name", l->svc[SVC_NAME]);
+	put_side(&b, "destination", l->dst);
+	put_label(&b, ",request_protocol", STR("tcp"));
+	s->head = keep(a, &b);
+	put_label(&b, ",connection_security_policy",
 		  l->via == VIA_HBONE ? STR("mutual_tls") : STR("unknown"));
 	if (l->any_workload) {
-		put_label(b, ",source_region", l->src[SIDE_REGION]);
-		put_label(b, ",source_zone", l->src[SIDE_ZONE]);
-		put_label(b, ",destination_region", l->dst[SIDE_REGION]);
-		put_label(b, ",destination_zone", l->dst[SIDE_ZONE]);
+		put_label(&b, ",source_region", l->src[SIDE_REGION]);
+		put_label(&b, ",source_zone", l->src[SIDE_ZONE]);
+		put_label(&b, ",destination_region", l->dst[SIDE_REGION]);
+		put_label(&b, ",destination_zone", l->dst[SIDE_ZONE]);
 	}
+	s->tail = keep(a, &b);
+}
+
+static void put_sample(struct strbuf *b, const char *name, const struct sum *s, enum conn_flag flag,
+		       uint64_t v)
+{
+	strbuf_puts(b, "istio_tcp_");
+	strbuf_puts(b, name);
+	strbuf_puts(b, "_total{");
+	strbuf_str(b, s->head);
+	put_label(b, ",response_flags", str_of(flag_text[flag]));
+	strbuf_str(b, s->tail);
 	strbuf_printf(b, "} %llu\n", (unsigned long long)v);
 }
 
@@ -152,7 +176,7 @@ static void put_traffic(struct strbuf *b, const struct sum *s, enum traffic t)
 	const uint64_t *per_flag = t == T_CLOSED ? s->closed : s->failed;
 
 	if (t == T_OPENED || t == T_RECV || t == T_SENT) {
-		put_sample(b, name, s->labels, FLAG_NONE,
+		put_sample(b, name, s, FLAG_NONE,
 			   t == T_OPENED ? s->opened
 			   : t == T_RECV ? s->recv
 					 : s->sent);
@@ -160,7 +184,7 @@ static void put_traffic(struct strbuf *b, const struct sum *s, enum traffic t)
 	}
 	for (int f = 0; f < FLAG_N; f++)
 		if (per_flag[f] != 0)
-			put_sample(b, name, s->labels, (enum conn_flag)f, per_flag[f]);
+			put_sample(b, name, s, (enum conn_flag)f, per_flag[f]);
 }
 
 static void put_head(struct strbuf *b, const char *name, const char *type, const char *help)
@@ -264,6 +288,8 @@ void metrics_write(struct metrics_worker *const *workers, size_t n, struct strbu
 		pthread_mutex_lock(&workers[i]->gate);
 		collect(workers[i], &sums, a);
 	}
+	htab_for_each (s, &sums)
+		make_text(container_of(s, struct sum, h), a);
 	for (int t = 0; t < T_N; t++)
 		put_traffic_family(out, &sums, (enum traffic)t);
 	for (size_t i = 0; i < n; i++)

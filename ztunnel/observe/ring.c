@@ -3,6 +3,7 @@
  */
 #include "ztunnel/observe/ring.h"
 
+#include <assert.h>
 #include <stdalign.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -10,17 +11,23 @@
 #include "lib/base/bug.h"
 #include "lib/base/mem.h"
 
+#define UNIT 32
+
 struct rec_head {
-	alignas(max_align_t) size_t total; /* this head included */
+	alignas(UNIT) size_t total; /* this head included, a multiple of UNIT */
 	size_t n;
 	bool filler;
 };
-#define ROUND_UP(n) (((n) + alignof(max_align_t) - 1) & ~(alignof(max_align_t) - 1))
+/* Positions are multiples of the head's size, so that a head, also a filler's, always fits before
+ * the end of the ring. */
+static_assert(sizeof(struct rec_head) == UNIT, "see above");
+#define ROUND_UP(n) (((n) + UNIT - 1) & ~(size_t)(UNIT - 1))
 
 void ring_init(struct ring *r, size_t size)
 {
 	bug_on((size & (size - 1)) != 0);
-	*r = (struct ring){.data = xmalloc(size), .size = size};
+	*r = (struct ring){.data = aligned_alloc(UNIT, size), .size = size};
+	bug_on(r->data == NULL);
 }
 
 void ring_fini(struct ring *r)
@@ -45,7 +52,7 @@ void *ring_reserve(struct ring *r, size_t n)
 	if (total > to_end) {
 		if (total + to_end > room)
 			return NULL;
-		at(r, head)->total = to_end; /* a multiple of the head's alignment, so it fits */
+		at(r, head)->total = to_end;
 		at(r, head)->filler = true;
 		head += to_end;
 		/* pairs with the acquire in ring_peek() */
