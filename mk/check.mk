@@ -3,7 +3,7 @@
 PURE := $(filter-out lib/format/%_internal.c,$(wildcard lib/format/*.c)) $(wildcard lib/wire/zds.c lib/wire/spiffe.c) \
 	$(wildcard ztunnel/mesh/*.c) $(wildcard node-agent/enrol/eligibility.c)
 # Pure functions in files that are not.
-PURE_FUNCTIONS := config_parse_bool nft_parse_ifaces attachment_check_id attachment_fini
+PURE_FUNCTIONS := nft_parse_ifaces
 HEADER_FLAGS := $(filter-out -Werror,$(BASE_CFLAGS)) -Werror $(sort $(OBJ_CFLAGS))
 
 # What is shipped; other PROGS are tools of the tests.

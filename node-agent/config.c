@@ -11,6 +11,7 @@
 #include "lib/base/err.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
+#include "node-agent/enrol/eligibility.h"
 
 const char config_usage[] =
 	"Usage: ambient-agent [OPTIONS]\n"
@@ -37,24 +38,6 @@ const char config_usage[] =
 	"  --help, --version\n"
 	"\n"
 	"A flag wins over its environment variable. See ambient-agent(8).\n";
-
-int config_parse_bool(struct str s, bool *ret)
-{
-	static const char *const yes[] = {"1", "t", "T", "TRUE", "true", "True"};
-	static const char *const no[] = {"0", "f", "F", "FALSE", "false", "False"};
-
-	for (size_t i = 0; i < ARRAY_LEN(yes); i++) {
-		if (str_eqc(s, yes[i])) {
-			*ret = true;
-			return 0;
-		}
-		if (str_eqc(s, no[i])) {
-			*ret = false;
-			return 0;
-		}
-	}
-	return -EINVAL;
-}
 
 /* One setting: how it is named and what takes its text. */
 struct setting {
@@ -104,7 +87,7 @@ static int set_excluded(struct config *c, char **at, const char *value, struct e
 static int set_dns(struct config *c, char **at, const char *value, struct err *err)
 {
 	(void)at;
-	if (config_parse_bool(str_of(value), &c->dns_capture) < 0)
+	if (eligibility_parse_bool(str_of(value), &c->dns_capture) < 0)
 		return err_set(err, EINVAL, "expected true or false");
 	return 0;
 }

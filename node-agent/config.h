@@ -36,5 +36,3 @@ int config_read(struct config *c, int argc, char **argv, enum config_action *ret
 		struct err *err) _must_check_;
 void config_fini(struct config *c);
 extern const char config_usage[];
-/* Go's strconv.ParseBool, which stock uses for every switch: 0 or -EINVAL. */
-int config_parse_bool(struct str s, bool *ret) _must_check_;

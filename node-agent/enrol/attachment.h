@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * attachment.h: the journal of network attachments: which sandbox has which namespace.
- *
- * One JSON file per container in <run dir>/attachments, written through a rename, for every pod
- * that the runtime told us about, in the mesh or not: so a running pod can be enrolled when its
- * label changes, and everything is found again after a restart. Entries of namespaces that are gone
- * are dropped then.
+ * attachment.h: one network attachment: which sandbox of which pod has which namespace. Pure.
  */
 #pragma once
 #include <stdbool.h>
@@ -37,12 +32,6 @@ void attachment_copy(struct attachment *to, const struct attachment *from); /* @
 /* A container ID as the CNI specification wants it; it becomes a file name. 0 or -EINVAL. */
 int attachment_check_id(struct str id, struct err *err) _must_check_;
 
-int attachment_write(const char *dir, const struct attachment *a, struct err *err) _must_check_;
-void attachment_remove(const char *dir, const char *container_id);
-/* Calls fn for every readable entry (borrowed); bad files are logged and left alone. */
-int attachment_load(const char *dir, void (*fn)(void *ctx, const struct attachment *a), void *ctx,
-		    struct err *err) _must_check_;
-
-/* Pure halves. */
+/* The text of a journal entry, and back. -EINVAL names the field. */
 void attachment_print(const struct attachment *a, struct strbuf *out);
 int attachment_parse(struct str text, struct attachment *ret, struct err *err) _must_check_;

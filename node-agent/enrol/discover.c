@@ -19,6 +19,7 @@
 #include "lib/os/fd.h"
 #include "node-agent/enrol/cgroup.h"
 #include "node-agent/enrol/enrol_internal.h"
+#include "node-agent/enrol/journal.h"
 #include "node-agent/enrol/netns_check.h"
 
 #define SCAN_SOON_MS  50
@@ -79,7 +80,7 @@ void discover_restore(struct enrol *e)
 {
 	struct err err = {0};
 
-	if (attachment_load(e->journal, restore_one, e, &err) < 0)
+	if (journal_load(e->journal, restore_one, e, &err) < 0)
 		log_error("discover", "%s", err.msg);
 	custody_stored_release();
 }

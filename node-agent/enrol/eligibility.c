@@ -3,6 +3,7 @@
  */
 #include "node-agent/enrol/eligibility.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -83,9 +84,27 @@ enum eligibility eligibility_of(const struct pod *p, const struct pod_namespace 
 		   p->ns);
 }
 
+int eligibility_parse_bool(struct str s, bool *ret)
+{
+	static const char *const yes[] = {"1", "t", "T", "TRUE", "true", "True"};
+	static const char *const no[] = {"0", "f", "F", "FALSE", "false", "False"};
+
+	for (size_t i = 0; i < ARRAY_LEN(yes); i++) {
+		if (str_eqc(s, yes[i])) {
+			*ret = true;
+			return 0;
+		}
+		if (str_eqc(s, no[i])) {
+			*ret = false;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
 static void override(const char *annotation, const char *name, bool *value, char *ignored)
 {
-	if (annotation == NULL || config_parse_bool(str_of(annotation), value) == 0)
+	if (annotation == NULL || eligibility_parse_bool(str_of(annotation), value) == 0)
 		return;
 	(void)snprintf(ignored, ELIGIBILITY_REASON_MAX, "%s=%s: expected true or false", name,
 		       str_shown(str_of(annotation)));

@@ -3,8 +3,10 @@
  * Source: cni-spec 3.4 (who), 5.1 (annotations).
  */
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include "lib/base/attr.h"
+#include "lib/base/str.h"
 
 struct config;
 struct err;
@@ -25,3 +27,5 @@ enum eligibility eligibility_of(const struct pod *pod, const struct pod_namespac
  * interface list is an error: ignoring it would leave traffic uncaptured. */
 int eligibility_rules(const struct pod *pod, const struct config *cfg, struct nft_pod_opts *ret,
 		      char *ret_ignored, struct err *err) _must_check_;
+/* Go's strconv.ParseBool, which stock uses for every switch: 0 or -EINVAL. */
+int eligibility_parse_bool(struct str s, bool *ret) _must_check_;

@@ -9,6 +9,7 @@
 #include "lib/base/err.h"
 #include "lib/base/log.h"
 #include "node-agent/enrol/enrol_internal.h"
+#include "node-agent/enrol/journal.h"
 
 static void release(struct enrolment *x, const char *why)
 {
@@ -45,7 +46,7 @@ void enrol_del(struct enrol *e, const struct attachment *req)
 		return;
 	}
 	if (!e->started) /* not read yet: the entry must not come back to life */
-		attachment_remove(e->journal, req->container_id);
+		journal_remove(e->journal, req->container_id);
 	list_for_each_safe (n, &e->all) {
 		x = container_of(n, struct enrolment, node);
 		if (is_same_pod(x, req))

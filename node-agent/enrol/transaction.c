@@ -30,6 +30,7 @@
 #include "lib/wire/zds.h"
 #include "node-agent/config.h"
 #include "node-agent/enrol/enrol_internal.h"
+#include "node-agent/enrol/journal.h"
 #include "node-agent/enrol/fault.h"
 #include "node-agent/enrol/netns_check.h"
 #include "node-agent/enrol/probes.h"
@@ -44,7 +45,7 @@ static int step_journal(struct enrolment *x, struct err *err)
 	int r = fault_in("journal");
 
 	if (r == 0)
-		r = attachment_write(x->owner->journal, &x->at, err);
+		r = journal_write(x->owner->journal, &x->at, err);
 	if (r < 0)
 		return err_wrap(err, "write the journal");
 	fault_after("journal");
@@ -404,7 +405,7 @@ void enrolment_drop(struct enrolment *x, bool keep_journal)
 			   "");
 	enrolment_answer(x, &a);
 	if (!keep_journal)
-		attachment_remove(x->owner->journal, x->at.container_id);
+		journal_remove(x->owner->journal, x->at.container_id);
 	x->magic = OBJ_DEAD;
 	zds_server_add_cancel(&x->add);
 	loop_timer_cancel(&x->retry);

@@ -279,6 +279,11 @@ class World:
         self.sock = self.dir + "/run/pluginevent.sock"
 
     def start(self, *args, env=None, wrap=()):
+        self.spawn(*args, env=env, wrap=wrap)
+        until("agent serves", self.serves)
+        return self
+
+    def spawn(self, *args, env=None, wrap=()):
         e = dict(os.environ, **(env or {}))
         for k in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "JOURNAL_STREAM"):
             if not env or k not in env:
@@ -290,8 +295,12 @@ class World:
             argv.append("--host-probes=off")
         self.proc = subprocess.Popen(argv + list(args), stderr=self.log, stdin=subprocess.DEVNULL,
                                      env=e)
-        until("agent serves", self.serves)
-        return self
+
+    def answers(self):
+        try:
+            return self.request("GET", "/v1/status")[0] == 200
+        except OSError:
+            return False
 
     def serves(self):
         if self.proc.poll() is not None:

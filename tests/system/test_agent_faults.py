@@ -10,8 +10,18 @@ import signal
 import socket
 import subprocess
 import sys
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
 
-from agent_lab import (ACK, BIN, PORTS, Pod, Skip, TAG, V2, Ztunnel, has_faults, main, namespace,
+from agent_lab import (ACK, BIN, PORTS, Pod, Skip, TAG, V2, Ztunnel, has_faults, main, nack,
+                       namespace, run, test, until, v2, z_serve)
                        run, test, until, v2, z_serve)
 
 
@@ -186,6 +196,101 @@ def a_failing_step_is_undone(w):
         until("no leak", lambda: w.count_fds() == base)
         w.stop()
         z.close()
+
+
+@test
+def stock_and_our_ztunnel_take_turns(w):
+    """Listening sockets of both kinds never stand side by side unserved."""
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    w.start()
+    z = w.ready_ztunnel(V2)
+    w.add(p, z)
+    assert w.pod(p)["custody"]
+    stock = w.ready_ztunnel()
+    assert len(stock.got[p.uid][1]) == 1 and not w.pod(p)["custody"]
+    z.close()
+    stock.close()
+    y = w.ready_ztunnel(V2)
+    assert len(y.got[p.uid][1]) == 4 and w.pod(p)["custody"] and w.state(p) == "enrolled"
+
+
+@test
+def refused_in_the_snapshot_is_asked_again(w):
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    w.start()
+    z = w.ready_ztunnel(V2)
+    w.add(p, z)
+    z.close()
+    y = w.ztunnel(V2)
+    y.expect(1)
+    y.ack(nack("bind: address in use"))
+    y.expect(3)
+    y.ack()
+    until("said", lambda: w.state(p) == "pending" and "address in use" in w.pod(p)["reason"])
+    payload, fds = y.expect(1)
+    assert p.uid.encode() in payload and len(fds) == 4
+    y.ack()
+    until("enrolled", lambda: w.state(p) == "enrolled")
+
+
+@test
+def no_snapshot_before_pods_are_known(w):
+    """A snapshot that lacks pods would make ztunnel drop them."""
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    w.start()
+    z = w.ready_ztunnel(V2)
+    w.add(p, z)
+    w.stop(signal.SIGKILL)
+    os.rename(w.dir + "/m", w.dir + "/away")
+    w.spawn()
+    until("listens", lambda: os.path.exists(w.sock) and w.answers())
+    y = w.ztunnel(V2)
+    y.quiet(0.5)
+    os.rename(w.dir + "/away", w.dir + "/m")
+    y.got = y.snapshot()
+    assert list(y.got) == [p.uid] and len(y.got[p.uid][1]) == 4
+
+
+@test
+def unreadable_manifest_after_a_restart(w):
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    w.start()
+    z = w.ready_ztunnel(V2)
+    w.add(p, z)
+    w.stop(signal.SIGKILL)
+    z.close()
+    w.put("p.yaml", "kind: Pod\nmetadata: [\n")
+    w.start()
+    assert w.status()["source"]["error"]
+    # what the journal says stays in force: the pod is not dropped
+    y = w.ready_ztunnel(V2)
+    assert list(y.got) == [p.uid] and p.has_rules() and p.listening() == PORTS
+    y.quiet()
+    w.put("p.yaml", p.manifest())
+    payload, _ = y.expect(1)
+    assert b"sa-app" in payload
+    y.ack()
+    until("enrolled", lambda: w.state(p) == "enrolled")
+
+
+@test
+def broken_journal_entries_are_left_alone(w):
+    os.makedirs(w.dir + "/run/attachments")
+    for name, text in (("a.json", "{"), ("b.json", '{"version": 2}'), ("c.json", "x" * 20000),
+                       ("d.json.tmp.AbCdEf", "{"), ("e.json", '{"version":1,"containerID":"../e"}')):
+        with open(w.dir + "/run/attachments/" + name, "w") as f:
+            f.write(text)
+    w.start()
+    assert w.status()["pods"] == [] and w.logged().count("entry ignored") == 4
+    assert w.journal() == ["a.json", "b.json", "c.json", "e.json"]
 
 
 # --- bad peers ---
