@@ -32,7 +32,7 @@ static int open_sockets(void *ctx, struct err *err)
 		return err_errno(err, errno, "bind netfilter netlink socket");
 	r = nl_connect(ns->rt, NETLINK_ROUTE);
 	if (r < 0)
-		return err_set(err, EIO, "open route netlink socket: %s", nl_geterror(r));
+		return err_errno(err, -nft_nl_errno(r), "open route netlink socket");
 	return 0;
 }
 
@@ -58,6 +58,7 @@ int nft_ns_open(int netns_fd, struct nft_ns *ns, struct err *err)
 	ns->rt = nl_socket_alloc();
 	if (ns->rt == NULL)
 		return err_set(err, ENOMEM, "netlink socket: out of memory");
+	nl_socket_disable_seq_check(ns->rt); /* see on_seq() in route.c */
 	r = netns_call(netns_fd, open_sockets, ns, err);
 	if (r < 0)
 		goto fail;

@@ -61,6 +61,7 @@ static void put_addr(struct nl_addr **a)
 }
 
 struct answer {
+	bool done;
 	int code; /* positive errno */
 	char text[128];
 };
@@ -72,17 +73,48 @@ static int on_error(struct sockaddr_nl *from, struct nlmsgerr *e, void *arg)
 		(const struct nlmsghdr *)(const void *)((const char *)e - NLMSG_HDRLEN));
 
 	(void)from;
+	a->done = true;
 	a->code = -e->error;
 	if (text != NULL)
 		(void)strncpy(a->text, text, sizeof(a->text) - 1);
 	return NL_STOP;
 }
 
-static int on_ack(struct nl_msg *m, void *arg)
+/* An acknowledgement, or the end of a dump. */
+static int on_end(struct nl_msg *m, void *arg)
 {
+	struct answer *a = arg;
+
 	(void)m;
-	(void)arg;
+	a->done = true;
 	return NL_STOP;
+}
+
+/* libnl counts a request that could not be sent and then takes the next answer for a wrong one.
+ * Here every answer is compared with the request at hand; the rest of an older one is skipped. */
+static int on_seq(struct nl_msg *m, void *arg)
+{
+	const uint32_t *seq = arg;
+
+	return nlmsg_hdr(m)->nlmsg_seq == *seq ? NL_OK : NL_SKIP;
+}
+
+int nft_nl_errno(int nle)
+{
+	switch (-nle) {
+	case NLE_NOMEM: /* libnl folds ENOBUFS into it */
+		return -ENOMEM;
+	case NLE_PERM:
+		return -EPERM;
+	case NLE_AGAIN: /* our time limit on the socket */
+		return -ETIMEDOUT;
+	case NLE_DUMP_INTR:
+		return -EINTR;
+	case NLE_AF_NOSUPPORT:
+		return -EAFNOSUPPORT;
+	default:
+		return -EIO;
+	}
 }
 
 /* Sends @m, waits for the end of the answer; valid messages of it go to @valid. Returns 0 or a
@@ -91,6 +123,7 @@ static int ask(const struct nft_ns *ns, struct nl_msg *m, nl_recvmsg_msg_cb_t va
 	       struct answer *a)
 {
 	_cleanup_(free_cb) struct nl_cb *cb = nl_cb_alloc(NL_CB_DEFAULT);
+	uint32_t seq;
 	int r;
 
 	*a = (struct answer){0};
@@ -99,16 +132,18 @@ static int ask(const struct nft_ns *ns, struct nl_msg *m, nl_recvmsg_msg_cb_t va
 		return -ENOMEM;
 	}
 	(void)nl_cb_err(cb, NL_CB_CUSTOM, on_error, a);
-	(void)nl_cb_set(cb, NL_CB_ACK, NL_CB_CUSTOM, on_ack, NULL);
+	(void)nl_cb_set(cb, NL_CB_ACK, NL_CB_CUSTOM, on_end, a);
+	(void)nl_cb_set(cb, NL_CB_FINISH, NL_CB_CUSTOM, on_end, a);
 	if (valid != NULL)
 		(void)nl_cb_set(cb, NL_CB_VALID, NL_CB_CUSTOM, valid, ctx);
-	r = nl_send_auto(ns->rt, m);
-	if (r >= 0)
+	nl_complete_msg(ns->rt, m);
+	seq = nlmsg_hdr(m)->nlmsg_seq;
+	(void)nl_cb_set(cb, NL_CB_SEQ_CHECK, NL_CB_CUSTOM, on_seq, &seq);
+	r = nl_send(ns->rt, m);
+	while (r >= 0 && !a->done)
 		r = nl_recvmsgs(ns->rt, cb);
-	if (r < 0 && a->code == 0) {
-		a->code = r == -NLE_DUMP_INTR ? EINTR : r == -NLE_AGAIN ? ETIMEDOUT : EIO;
-		(void)strncpy(a->text, nl_geterror(r), sizeof(a->text) - 1);
-	}
+	if (r < 0 && a->code == 0)
+		a->code = -nft_nl_errno(r);
 	return -a->code;
 }
 
@@ -214,10 +249,10 @@ int nft_routes_read(const struct nft_ns *ns, struct nft_routes *ret, struct err 
 	/* libnl restarts a dump that changed under it */
 	r = rtnl_rule_alloc_cache(ns->rt, AF_UNSPEC, &rules);
 	if (r < 0)
-		return err_set(err, EIO, "list policy rules: %s", nl_geterror(r));
+		return err_errno(err, -nft_nl_errno(r), "list policy rules");
 	r = rtnl_route_alloc_cache(ns->rt, AF_UNSPEC, 0, &routes);
 	if (r < 0)
-		return err_set(err, EIO, "list routes: %s", nl_geterror(r));
+		return err_errno(err, -nft_nl_errno(r), "list routes");
 	nl_cache_foreach(rules, look_at_rule, &s);
 	nl_cache_foreach(routes, look_at_route, &s);
 	*ret = s;
@@ -276,7 +311,7 @@ static int change(const struct nft_ns *ns, int f, enum nft_route_kind k, bool ad
 	int r = k == NFT_POLICY ? build_policy(f, add, &m) : build_route(f, add, &m);
 
 	if (r < 0) {
-		*a = (struct answer){.code = r == -NLE_NOMEM ? ENOMEM : EINVAL};
+		*a = (struct answer){.code = -nft_nl_errno(r)};
 		return -a->code;
 	}
 	return ask(ns, m, NULL, NULL, a);

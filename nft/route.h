@@ -18,6 +18,9 @@ struct nft_routes {
 };
 extern const char *const nft_route_text[2][NFT_ROUTE_KIND_N];
 
+/* -errno for an error number of libnl. Pure. */
+int nft_nl_errno(int nle);
+
 /* Does any interface of the namespace have IPv6 switched on, and does lo? Independent of whether lo
  * is up yet. */
 int nft_ipv6_read(const struct nft_ns *ns, bool *ret_any, bool *ret_lo, struct err *err)

@@ -3,6 +3,7 @@
 """test_nft: the rules as the kernel has them, against what nft(8) makes of the specification's text."""
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -392,6 +393,44 @@ def name_gone_namespace_held(ctl):
     assert "No such file" in ctl.refused(path, "remove")
 
 
+def injected(ctl, ns, syscall, n, *args):
+    """Runs the driver with the n-th such call failing. (exit status, whether a call failed)"""
+    env = dict(os.environ, ASAN_OPTIONS="detect_leaks=0")  # the leak checker does not work under a tracer
+    r = subprocess.run(["strace", "-f", "-o", "/dev/stdout", "-e", f"trace={syscall}",
+                        "-e", f"inject={syscall}:error=ENOBUFS:when={n}", ctl.program, "-d", *args, ns.path],
+                       capture_output=True, text=True, timeout=60, env=env)
+    assert r.returncode in (0, 1), (r.returncode, r.stderr)
+    assert r.returncode == 0 or "No buffer space" in r.stderr or "Cannot allocate" in r.stderr, r.stderr
+    return r.returncode, "(INJECTED)" in r.stdout
+
+
+def every_call_fails(ctl, syscall, live):
+    """One call after the other fails: apply takes back what it did, and the next apply works."""
+    def test(ns):
+        before, failures, n = ns.trace(), 0, 0
+        with ns:
+            s = socket.create_server(("127.0.0.1", 0)) if live else None
+        while True:
+            n += 1
+            status, hit = injected(ctl, ns, syscall, n, "apply")
+            if not hit:
+                break
+            # an answer that got lost after the kernel had committed cannot be told from a refusal
+            if status == 1 and syscall in ("socket", "sendto", "sendmsg"):
+                assert before == ns.trace(), f"call {n}: {ns.trace()}"
+            failures += status
+            ctl(ns, "apply", "-d")
+            assert ctl.state(ns, "-d") == ("present", []), f"call {n}"
+            injected(ctl, ns, syscall, n, "remove")
+            ctl(ns, "remove")
+            assert before == ns.trace(), f"removal after call {n}: {ns.trace()}"
+            assert n < 200
+        assert status == 0 and failures >= 2, failures
+        if s:
+            s.close()
+    fresh(test)
+
+
 def fifty_at_once(ctl):
     many = [Ns(f"m{i}") for i in range(50)]
     try:
@@ -559,6 +598,11 @@ def tests(tap, ctl):
     tap.case("apply brings lo up where it is down", lo_down, ctl)
     tap.case("fault: not a network namespace", not_a_namespace, ctl)
     tap.case("fault: the namespace's name is gone", name_gone_namespace_held, ctl)
+    for syscall in ("socket", "sendto", "sendmsg", "recvmsg", "recvfrom"):
+        for live in (False, True):
+            if syscall != "recvfrom" or live:
+                tap.case(f"fault: each {syscall} fails once, {'running' if live else 'new'} pod", every_call_fails,
+                         ctl, syscall, live)
     tap.case("50 namespaces at once", fifty_at_once, ctl)
     tap.case("one namespace from several processes at once", same_namespace_at_once, ctl)
     tap.case("host: same as the specification's text", host_golden, ctl)
