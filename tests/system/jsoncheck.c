@@ -79,7 +79,7 @@ int main(void)
 		const struct doc *d = NULL;
 		struct err err = {0};
 
-		if (json_parse(in, a, &d, &err) == 0) {
+		if (json_parse((struct str){text, in.n}, a, &d, &err) == 0) {
 			rewrite(&out, d);
 			printf("ok %s\n", out.p);
 		} else {
