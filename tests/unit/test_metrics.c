@@ -191,13 +191,16 @@ static void series__expire(void **state)
 	(void)metrics_worker_free(w[0]);
 }
 
+#define LIMIT 100
+
 static void series__overflow(void **state)
 {
 	struct metrics_worker *w[1] = {metrics_worker_new()};
 	char *text;
 
 	(void)state;
-	for (unsigned int i = 0; i < METRICS_SERIES_MAX + 5; i++) {
+	metrics_worker_limit(w[0], LIMIT);
+	for (unsigned int i = 0; i < LIMIT + 5; i++) {
 		struct conn_info c = {.start_ns = 1, .dst = numbered(i)};
 
 		metrics_open(w[0], &c);
@@ -205,8 +208,7 @@ static void series__overflow(void **state)
 		conn_info_fini(&c);
 	}
 	text = scrape(w, 1);
-	assert_int_equal(count(text, "istio_tcp_connections_opened_total{"),
-			 METRICS_SERIES_MAX + 1);
+	assert_int_equal(count(text, "istio_tcp_connections_opened_total{"), LIMIT + 1);
 	assert_int_equal(count(text, "destination_workload=\"overflow\""), 4); /* 4 families */
 	assert_non_null(strstr(text, "destination_zone=\"overflow\"} 5\n"));
 	free(text);

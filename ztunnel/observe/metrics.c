@@ -41,7 +41,13 @@ struct metrics_worker *metrics_worker_new(void)
 
 	bug_on(pthread_mutex_init(&m->gate, NULL) != 0);
 	htab_init(&m->table);
+	m->max = METRICS_SERIES_MAX;
 	return m;
+}
+
+void metrics_worker_limit(struct metrics_worker *m, size_t series)
+{
+	m->max = series;
 }
 
 struct metrics_worker *metrics_worker_free(struct metrics_worker *m)
@@ -206,7 +212,7 @@ static struct metric_series *find_or_make(struct metrics_worker *m, const struct
 			return s;
 	}
 	sweep(m, now_ns);
-	if (m->table.count >= METRICS_SERIES_MAX)
+	if (m->table.count >= m->max)
 		return overflow_of(m, l->reporter);
 	s = series_new(m, l);
 	htab_insert(&m->table, &s->h, hash);

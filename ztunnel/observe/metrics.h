@@ -12,6 +12,8 @@
 #define METRICS_EXPIRY_MS  (15 * 60 * 1000)
 struct metrics_worker; /* one per worker */
 struct metrics_worker *metrics_worker_new(void) _must_check_;
+/* Another limit than METRICS_SERIES_MAX, before the worker starts. */
+void metrics_worker_limit(struct metrics_worker *m, size_t series);
 struct metrics_worker *metrics_worker_free(struct metrics_worker *m);
 
 /* Worker thread. metrics_open() finds or makes the series of @c and counts connections_opened. */

@@ -47,6 +47,7 @@ struct metrics_worker {
 	pthread_mutex_t gate;
 	_Atomic(struct metric_series *) first;
 	struct htab table; /* worker only, as the rest */
+	size_t max;
 	struct metric_series *overflow[REPORTER_N];
 	uint64_t last_sweep_ns;
 	atomic_int_fast64_t sockets[REPORTER_N]; /* relaxed, as the counters */
