@@ -7,15 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-import json
-import os
-import socket
-import subprocess
-import sys
-import time
 
 from agent_lab import (BIN, PORTS, Pod, TAG, UnixHTTP, V2, has_faults, main, nack, namespace,
-                       ports_of, run, test, until)
                        ports_of, run, test, until)
 
 

@@ -10,19 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-import http.client
-import json
-import os
-import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 
 from agent_lab import (ACK, BIN, PORTS, Pod, Skip, TAG, V2, Ztunnel, has_faults, main, nack,
                        namespace, run, test, until, v2, z_serve)
-                       run, test, until, v2, z_serve)
 
 
 # --- restart ---
