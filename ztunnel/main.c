@@ -259,8 +259,8 @@ static int run_proxy(void)
 static void usage(FILE *to)
 {
 	(void)fputs("usage: ztunnel [proxy]   run the proxy (the default)\n"
-		    "       ztunnel version   print the version\n"
-		    "       ztunnel help      print this\n"
+		    "       ztunnel version   print the version (also --version)\n"
+		    "       ztunnel help      print this (also --help)\n"
 		    "Configuration comes from environment variables: see ztunnel(8).\n",
 		    to);
 }
