@@ -118,11 +118,13 @@ static void head_done(struct h2 *h, const nghttp2_frame *frame)
 	bool wanted = frame->headers.cat == NGHTTP2_HCAT_REQUEST ||
 		      frame->headers.cat == NGHTTP2_HCAT_RESPONSE;
 	int32_t id = frame->hd.stream_id;
+	void (*fn)(void *, int32_t, void *, const struct h2_head *) =
+		wanted ? h->ops->head : h->ops->trailers;
 
-	if (wanted && h->block != NULL &&
+	if (fn != NULL && h->block != NULL &&
 	    nghttp2_session_get_stream_user_data(h->ng, id) != &h2_detached) {
 		h->block->head.end_stream = (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;
-		h->ops->head(h->ctx, id, h2_user(h, id), &h->block->head);
+		fn(h->ctx, id, h2_user(h, id), &h->block->head);
 	}
 	block_drop(h);
 }
@@ -178,10 +180,7 @@ static int on_data_chunk(nghttp2_session *ng, uint8_t flags, int32_t id, const u
 	void *user = h2_user(h, id);
 
 	(void)flags;
-	if (h->hold)
-		h->held += n;
-	else
-		(void)nghttp2_session_consume_connection(ng, n);
+	(void)nghttp2_session_consume_connection(ng, n);
 	if (user != NULL)
 		h->ops->data(h->ctx, id, user, p, n);
 	return 0;
@@ -302,13 +301,11 @@ int h2_recv(struct h2 *h, const uint8_t *p, size_t n, uint64_t now_ms)
 	return -EPROTO;
 }
 
-void h2_hold_credit(struct h2 *h, bool hold)
+void h2_set_stream_window(struct h2 *h, uint32_t bytes)
 {
-	h->hold = hold;
-	if (hold || h->held == 0)
-		return;
-	(void)nghttp2_session_consume_connection(h->ng, h->held);
-	h->held = 0;
+	nghttp2_settings_entry iv = {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, bytes};
+
+	(void)nghttp2_submit_settings(h->ng, NGHTTP2_FLAG_NONE, &iv, 1);
 }
 
 void h2_consume(struct h2 *h, int32_t id, size_t n)

@@ -73,6 +73,8 @@ struct h2_ops {
 	void (*want)(void *ctx, int32_t id, void *user);
 	void (*pong)(void *ctx);
 	void (*goaway)(void *ctx, uint32_t code); /* the peer takes no new streams */
+	/* Trailers, or the final answer after an informational one. NULL: not wanted. */
+	void (*trailers)(void *ctx, int32_t id, void *user, const struct h2_head *head);
 };
 
 struct h2_config {
@@ -107,8 +109,9 @@ void h2_set_user(struct h2 *h, int32_t id, void *user);
 void h2_detach(struct h2 *h, int32_t id);
 void h2_reset(struct h2 *h, int32_t id, uint32_t code); /* and detaches */
 void h2_consume(struct h2 *h, int32_t id, size_t n);	/* delivered: returns stream credit */
-/* While held, connection credit is counted but not returned (memory budget). */
-void h2_hold_credit(struct h2 *h, bool hold);
+/* Offers another stream window, to streams that exist as well (memory budget). The connection's
+ * stays: a smaller one would let slow streams stop the others. */
+void h2_set_stream_window(struct h2 *h, uint32_t bytes);
 /* How much the peer lets this stream send now; <= 0: blocked. */
 int32_t h2_send_window(const struct h2 *h, int32_t id);
 uint32_t h2_peer_max_streams(const struct h2 *h);

@@ -22,13 +22,12 @@ struct h2_bucket {
 
 struct h2 {
 	uint32_t magic;
-	bool failed, calmed, hold;
+	bool failed, calmed;
 	struct h2_config cfg;
 	const struct h2_ops *ops;
 	void *ctx;
 	nghttp2_session *ng;
 	struct h2_block *block; /* NULL outside of a header block */
-	size_t held;		/* connection credit not returned yet */
 	uint64_t now_ms;
 	struct h2_bucket resets, cheap;
 	const char *error; /* static text */

@@ -104,8 +104,14 @@ static void on_goaway(void *ctx, uint32_t code)
 	note(ctx, 6000 + code);
 }
 
-static const struct h2_ops fuzz_ops = {on_head, on_data, on_end,  on_closed,
-				       on_pull, on_want, on_pong, on_goaway};
+static const struct h2_ops fuzz_ops = {.head = on_head,
+				       .data = on_data,
+				       .end = on_end,
+				       .closed = on_closed,
+				       .pull = on_pull,
+				       .want = on_want,
+				       .pong = on_pong,
+				       .goaway = on_goaway};
 
 static struct side *side_new(bool server)
 {

@@ -221,11 +221,11 @@ def test_many(bench, leg):
 
 # --- 2. a slow reader ---
 
-def fill(s):
+def fill(s, patience=0.7):
     """Writes until nothing more is taken for a while; the bytes written."""
     s.setblocking(False)
     n, idle_since, block = 0, time.monotonic(), b"\0" * 65536
-    while time.monotonic() - idle_since < 0.7:
+    while time.monotonic() - idle_since < patience:
         try:
             n += s.send(block)
             idle_since = time.monotonic()
@@ -278,6 +278,83 @@ def test_stalled_readers(bench):
     for x, y in pairs:
         reset(x)
         y.close()
+    bench.quiet()
+
+
+def test_memory_limit(bench):
+    """More stalled readers than the budget has room for: what is held stays under the limit, the
+    worst reader may be reset, and others go on."""
+    limit = 64 << 20
+    workers = len([t for t in os.listdir("/proc/%d/task" % bench.zt.pid)]) - 1
+    pairs = []
+    for _ in range(20 * workers):
+        c, s = bench.pair("hbone")
+        pairs.append((c, s))
+        fill(c, 0.05)
+    held = bench.stats()["undeliveredBytes"]
+    assert held <= workers * (limit + (2 << 20)), held
+    assert held > limit // 4, "the test has not come near the limit: %d" % held
+    c, s = bench.pair("hbone")
+    for _ in range(20):
+        c.sendall(b"x" * 1000)
+        assert read_exact(s, 1000) == b"x" * 1000
+        s.sendall(b"y")
+        assert read_exact(c, 1) == b"y"
+    c.close()
+    s.close()
+    for x, y in pairs:
+        reset(x)
+        y.close()
+    bench.quiet()
+    c, s = bench.pair("hbone")  # the full window is offered again
+    j = thread(send_random, c, 16 << 20, 3)
+    assert receive_hash(s) == (16 << 20, j())
+    c.close()
+    s.close()
+    bench.quiet()
+
+
+def test_descriptors(bench):
+    """Out of descriptors: connections wait, no CPU is burnt, and then they succeed."""
+    pid = bench.zt.pid
+    warm = bench.pair("hbone")
+    errors = bench.zt.metric("ambient_accept_errors_total")
+    used = len(os.listdir("/proc/%d/fd" % pid))
+    top = max(int(x) for x in os.listdir("/proc/%d/fd" % pid))
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(used, top + 1), hard))
+    try:
+        lst, addr = bench.listen("out")
+        waiting = [bench.a.net.connect(addr) for _ in range(40)]
+        for c in waiting:
+            try:
+                c.sendall(b"w")
+            except ConnectionResetError:
+                pass  # counted below
+        before, start = cpu_ticks(pid), time.monotonic()
+        time.sleep(0.5)  # CPU over this time is what is measured
+        assert cpu_ticks(pid) - before <= 15 * (time.monotonic() - start) * 2, "it spins"
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+    got = 0
+    lst.settimeout(2)  # the last ones may never come, see below
+    for _ in waiting:
+        try:
+            s, _ = lst.accept()
+        except socket.timeout:
+            break
+        s.settimeout(ztlab.TIMEOUT)
+        assert read_exact(s, 1) == b"w"
+        got += 1
+        s.close()
+    lst.settimeout(ztlab.TIMEOUT)
+    # those accepted on the last descriptors could not be dialled and were reset
+    assert got >= len(waiting) - 10, got
+    for c in waiting:
+        c.close()
+    for x in warm:
+        x.close()
+    assert bench.zt.metric("ambient_accept_errors_total") > errors
     bench.quiet()
 
 
@@ -506,6 +583,8 @@ def main():
                           test_order(bench, leg, first, e1, data, e2)))
     tests += [
         ("hbone: eight stalled readers beside others", lambda: test_stalled_readers(bench)),
+        ("hbone: the memory limit holds and harms no other", lambda: test_memory_limit(bench)),
+        ("out of descriptors", lambda: test_descriptors(bench)),
         ("hbone: streams share one connection", lambda: test_one_connection(bench)),
     ]
     tests = [t for t in tests if a.only in t[0]]

@@ -114,8 +114,14 @@ static void on_goaway(void *ctx, uint32_t code)
 	e->code = code;
 }
 
-static const struct h2_ops ops = {on_head, on_data, on_end,  on_closed,
-				  on_pull, on_want, on_pong, on_goaway};
+static const struct h2_ops ops = {.head = on_head,
+				  .data = on_data,
+				  .end = on_end,
+				  .closed = on_closed,
+				  .pull = on_pull,
+				  .want = on_want,
+				  .pong = on_pong,
+				  .goaway = on_goaway};
 
 static struct end *end_new(bool server)
 {

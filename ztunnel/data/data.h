@@ -50,8 +50,9 @@
 #define BATCH_BYTES	(256u << 10) /* stop adding streams once this much is staged */
 #define SMALL_BYTES	8192	     /* a stream whose last read was smaller goes first */
 #define STAGE_BYTES	(BATCH_BYTES + QUANTUM + (64u << 10))
-#define RX_READS	4	    /* TLS reads of one connection per turn */
-#define COPY_BYTES	(64u << 10) /* plaintext relay read, before splice */
+#define SHORT_WINDOW	(256u << 10) /* of a stream while memory is short */
+#define RX_READS	4	     /* TLS reads of one connection per turn */
+#define COPY_BYTES	(64u << 10)  /* plaintext relay read, before splice */
 #define PIPE_BYTES	(1u << 20)
 #define PIPES_KEPT	8
 #define PIPES_MAX	128
@@ -239,8 +240,7 @@ struct worker {
 	struct list backlogged; /* conns with a queue */
 	struct list handshakes; /* server hsess before authentication */
 	size_t nhandshakes;
-	bool stopping, draining, flushing,
-		holding; /* holding: connection credit, memory is short */
+	bool stopping, draining, flushing, memory_short;
 	struct timer drain_timer;
 	struct msg *drain_msg;
 	uint8_t *rx, *plain;
@@ -324,8 +324,6 @@ void conn_end(struct conn *c, enum conn_end how, enum conn_flag flag, const char
 /* Waits for workload or certificate, LIMIT_WORKLOAD_WAIT_MS in all. */
 void conn_park(struct conn *c);
 void conn_unpark(struct conn *c, enum conn_state next);
-/* Called with `opened` false: the early record. */
-void conn_early(struct conn *c, const char *error);
 void conn_opened(struct conn *c);
 void conn_half_closed(struct conn *c); /* arms the limit of a half-closed pair */
 /* Inbound: may this connection exist under the present policies? Fills @buf when not. */
@@ -360,6 +358,7 @@ void hsess_fail(struct hsess *s, enum conn_flag flag, const char *error);
 void hsess_goaway(struct hsess *s); /* graceful: no new streams, ends with the last one */
 void hsess_stream_gone(struct hsess *s);
 void hsess_keepalive(struct hsess *s);
+void hsess_window(struct hsess *s); /* offers the stream window that memory allows */
 extern const struct h2_ops hsess_ops;
 
 /* ---- pool.c ---- */
@@ -376,7 +375,6 @@ void outbound_accepted(struct pod *p, int fd, const struct ip_port *peer);
 void outbound_go(struct conn *c); /* again after parking */
 void outbound_stream(struct conn *c, struct hsess *s);
 void outbound_head(struct conn *c, const struct h2_head *h);
-void outbound_failed(struct conn *c, enum conn_flag flag, const char *error);
 void inbound_accepted(struct pod *p, int fd, const struct ip_port *peer);
 void inbound_request(struct hsess *s, int32_t id, const struct h2_head *h);
 void inbound_go(struct conn *c);

@@ -107,10 +107,26 @@ static int make_sessions(struct hsess *s, const char *const *expected, size_t n)
 	return s->h2 != NULL ? 0 : -ENOMEM;
 }
 
+void hsess_window(struct hsess *s)
+{
+	const struct worker *w = s->pod->w;
+
+	if (s->h2 == NULL || s->state == HS_DEAD)
+		return;
+	h2_set_stream_window(s->h2, w->memory_short && SHORT_WINDOW < w->cfg->h2_stream_window
+					    ? SHORT_WINDOW
+					    : w->cfg->h2_stream_window);
+	hsess_dirty(s);
+}
+
 static void start(struct hsess *s, const char *const *expected, size_t n)
 {
 	int lowat = NOTSENT_LOWAT;
 
+	if (s->pod->id == NULL) { /* withdrawn in the meantime */
+		hsess_fail(s, FLAG_IDENTITY, "identity error: no certificate for workload");
+		return;
+	}
 	s->state = HS_HANDSHAKE;
 	(void)setsockopt(s->leg.w.fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat));
 	if (make_sessions(s, expected, n) < 0) {

@@ -183,7 +183,8 @@ static void opened(struct hsess *s)
 		w->nhandshakes--;
 		stat_add(&w->st.tls_accepted, 1);
 	}
-	h2_hold_credit(s->h2, w->holding);
+	if (w->memory_short)
+		hsess_window(s);
 	hsess_keepalive(s);
 	hsess_dirty(s);
 	if (s->server && w->draining)

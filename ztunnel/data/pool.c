@@ -192,24 +192,26 @@ static void serve_waiters(struct hsess *s)
 	}
 }
 
+static void fail_waiters(struct pool_slot *slot, enum conn_flag flag, const char *error)
+{
+	while (!list_empty(&slot->waiters))
+		conn_end(container_of(slot->waiters.next, struct conn, t.sess_node), END_RESET,
+			 flag, error);
+}
+
 void pool_session_open(struct hsess *s)
 {
 	struct pool_slot *slot = s->slot;
 	size_t pending;
 
 	serve_waiters(s);
-	if (!list_empty(&slot->waiters)) {
+	if (s->nconns == 0 && !list_empty(&slot->waiters)) {
+		fail_waiters(slot, FLAG_CONNECT, "h2 failed: the peer allows no streams");
+	} else if (!list_empty(&slot->waiters)) {
 		(void)usable(slot, &pending);
 		(void)grow(s->pod, slot, pending);
 	}
 	pool_room(s);
-}
-
-static void fail_waiters(struct pool_slot *slot, enum conn_flag flag, const char *error)
-{
-	while (!list_empty(&slot->waiters))
-		conn_end(container_of(slot->waiters.next, struct conn, t.sess_node), END_RESET,
-			 flag, error);
 }
 
 void pool_session_gone(struct hsess *s, enum conn_flag flag, const char *error)

@@ -10,26 +10,26 @@ void turn_request(struct worker *w)
 	loop_ready(w->loop, &w->turn);
 }
 
-/* Above half of the memory budget the connections' credit is held back as well. */
-static void watch_memory(struct worker *w)
+static void memory_short(struct worker *w, bool is_short)
 {
-	bool hold = w->undelivered > LIMIT_UNDELIVERED_BYTES / 2;
-
-	if (hold == w->holding)
+	if (is_short == w->memory_short)
 		return;
-	w->holding = hold;
+	w->memory_short = is_short;
 	htab_for_each (n, &w->pods) {
-		list_for_each (sn, &container_of(n, struct pod, node)->sessions) {
-			struct hsess *s = container_of(sn, struct hsess, pod_node);
-
-			if (s->h2 == NULL)
-				continue;
-			h2_hold_credit(s->h2, hold);
-			hsess_dirty(s);
-		}
+		list_for_each (sn, &container_of(n, struct pod, node)->sessions)
+			hsess_window(container_of(sn, struct hsess, pod_node));
 	}
 }
 
+/* Above half of the memory budget streams are granted less; below a quarter, the full window
+ * again. */
+static void watch_memory(struct worker *w)
+{
+	if (w->undelivered > LIMIT_UNDELIVERED_BYTES / 2)
+		memory_short(w, true);
+	else if (w->undelivered < LIMIT_UNDELIVERED_BYTES / 4)
+		memory_short(w, false);
+}
 void turn_run(struct ready *r)
 {
 	struct worker *w = container_of(r, struct worker, turn);
