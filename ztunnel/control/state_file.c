@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  * state_file.c: see state_file.h.
  *
- * Theory of operation. inotify watches two directories: the one that holds the name, and the one
- * that holds the file after all symlinks (both may be the same). Any event there starts a short
- * timer; when it fires, the file's identity (device, inode, size, time) is compared with what was
- * read last, and only a difference leads to a read. The directories are looked up again each time,
- * since a swapped symlink moves them. A slow periodic look covers what inotify does not see.
+ * Theory of operation. inotify watches the directory that holds the name and, when that is a
+ * symlink, the directory of each further name on the way to the file. Any event there starts a
+ * short timer; when it fires, the file's identity (device, inode, size, times) is compared with
+ * what was read last, and only a difference leads to a read. The way is walked again each time,
+ * since a swapped symlink moves it. A slow periodic look covers what inotify does not see.
  */
 #include "ztunnel/control/state_file.h"
 
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
@@ -29,6 +30,7 @@
 
 #define SETTLE_MS 30
 #define LOOK_MS	  10000
+#define LINKS_MAX 8
 #define DIR_EVENTS                                                                                 \
 	(IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_CREATE | IN_DELETE | IN_ATTRIB |        \
 	 IN_DELETE_SELF | IN_MOVE_SELF)
@@ -38,7 +40,7 @@ struct state_file {
 	char *path, *node, *error;
 	void (*fn)(void *, struct mesh *);
 	void *ctx;
-	int inotify, wd[2];
+	int inotify, wd[LINKS_MAX];
 	struct watch watch;
 	struct timer settle, look;
 	struct stat last;
@@ -53,42 +55,55 @@ static bool same_file(const struct stat *a, const struct stat *b)
 	       a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
 }
 
-/* @path is changed. */
-static void cut_to_dir(char *path)
+/* Watches the directory of @file under number @i. */
+static void watch_dir(struct state_file *s, size_t i, const char *file)
 {
-	char *slash = strrchr(path, '/');
-
-	if (slash == NULL)
-		memcpy(path, ".", 2);
-	else if (slash == path)
-		path[1] = '\0';
-	else
-		*slash = '\0';
-}
-
-static void watch_dir(struct state_file *s, int i, const char *file)
-{
+	const char *slash = strrchr(file, '/');
 	char dir[PATH_MAX];
 	int wd;
 
-	if (strlen(file) >= sizeof(dir))
-		return;
-	memcpy(dir, file, strlen(file) + 1);
-	cut_to_dir(dir);
-	wd = inotify_add_watch(s->inotify, dir, DIR_EVENTS);
-	if (wd == s->wd[i])
-		return; /* still the same directory (or still none) */
-	if (s->wd[i] >= 0 && s->wd[i] != s->wd[1 - i])
-		(void)inotify_rm_watch(s->inotify, s->wd[i]);
+	(void)snprintf(dir, sizeof(dir), "%.*s", slash == NULL ? 1 : (int)(slash - file),
+		       slash == NULL ? "." : file);
+	wd = inotify_add_watch(s->inotify, dir[0] != '\0' ? dir : "/", DIR_EVENTS);
+	if (s->wd[i] >= 0 && s->wd[i] != wd) {
+		size_t same = 0;
+
+		for (size_t k = 0; k < LINKS_MAX; k++)
+			same += k != i && s->wd[k] == s->wd[i];
+		if (same == 0)
+			(void)inotify_rm_watch(s->inotify, s->wd[i]);
+	}
 	s->wd[i] = wd;
+}
+
+/* Where the symlink @path leads, or false when it is none. @path is replaced. */
+static bool follow(char path[PATH_MAX])
+{
+	char target[PATH_MAX], next[2 * PATH_MAX], *slash = strrchr(path, '/');
+	ssize_t n = readlink(path, target, sizeof(target) - 1);
+
+	if (n < 0)
+		return false;
+	target[n] = '\0';
+	if (target[0] == '/' || slash == NULL)
+		(void)snprintf(next, sizeof(next), "%s", target);
+	else
+		(void)snprintf(next, sizeof(next), "%.*s/%s", (int)(slash - path), path, target);
+	if (strlen(next) >= PATH_MAX)
+		return false;
+	memcpy(path, next, strlen(next) + 1);
+	return true;
 }
 
 static void arm(struct state_file *s)
 {
-	char real[PATH_MAX];
+	char path[PATH_MAX];
+	size_t i = 0;
 
-	watch_dir(s, 0, s->path);
-	watch_dir(s, 1, realpath(s->path, real) != NULL ? real : s->path);
+	(void)snprintf(path, sizeof(path), "%s", s->path);
+	do
+		watch_dir(s, i++, path);
+	while (i < LINKS_MAX && follow(path));
 }
 
 static void refuse(struct state_file *s, const char *why)
@@ -179,7 +194,8 @@ struct state_file *state_file_new(struct loop *l, const char *path, struct str n
 	s->node = xstrndup(node.p != NULL ? node.p : "", node.n);
 	s->fn = fn;
 	s->ctx = ctx;
-	s->wd[0] = s->wd[1] = -1;
+	for (size_t i = 0; i < LINKS_MAX; i++)
+		s->wd[i] = -1;
 	s->inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	if (s->inotify < 0 || loop_watch(l, &s->watch, s->inotify, EPOLLIN, on_inotify) != 0)
 		log_warn("state", "no inotify: changes of %s are noticed within %d s", path,
