@@ -2,9 +2,10 @@
 """lab.py: a node with the mesh on it: containerd, our plugin in the chain, the agent, ztunnel."""
 import os
 import shutil
+import subprocess
 
 from . import mesh, node, product
-from .daemon import wait_until
+from .daemon import Daemon, wait_until
 
 NODE_NAME = "lab-node"
 PORT = 8080
@@ -53,9 +54,14 @@ class Lab:
                                    **(agent_env or {}))
         self.ztunnel = product.Ztunnel(bin_dir, self.logs, self.state, node.RUN + "/dev-ca",
                                        NODE_NAME)
+        # There is no kubelet here; the agent looks for a process of that name and its user.
+        self.kubelet = Daemon("kubelet", [node.RUN + "/kubelet", "2147483647"], self.logs)
         self.pods = {}
 
     def start(self):
+        os.makedirs(node.RUN, exist_ok=True)
+        shutil.copy(shutil.which("sleep"), node.RUN + "/kubelet")
+        self.kubelet.start()
         self.agent.start()
         self.ztunnel.start()
         self.ztunnel.wait_ready()
@@ -90,6 +96,13 @@ class Lab:
                                        timeout=timeout + 10)
         return status == 0, (out if status == 0 else err or "exit status %d" % status).strip()
 
+    @staticmethod
+    def probe(url, user=0):
+        """Asks from the node itself, as the kubelet's HTTP probe does; (True, body) or (False, why)."""
+        r = subprocess.run(["timeout", "10", "busybox", "wget", "-q", "-O", "-", url], user=user,
+                           capture_output=True, text=True)
+        return r.returncode == 0, (r.stdout if r.returncode == 0 else r.stderr).strip()
+
     def write_state(self):
         """Replaces the local state and waits until ztunnel works with it."""
         self.state.write()
@@ -115,3 +128,4 @@ class Lab:
         finally:
             self.ztunnel.stop()
             self.agent.stop()
+            self.kubelet.stop()

@@ -159,6 +159,22 @@ def deny(story, s):
                 "an error that names the policy (line: %s)" % line["line"])
 
 
+def probe(story, s):
+    server = s.pods["server"]
+    story.step("The kubelet's health probes",
+               "A probe is plaintext from the node itself and can have no identity. It must pass, or every "
+               "enrolled pod would be restarted; nothing else may use that door.")
+    story.do("from the node, GET %s as root, the user of the kubelet (here a process of that name "
+             "stands in for it), then as another user" % s.url(server))
+    good, body = s.probe(s.url(server))
+    story.check(good, "as the kubelet's user: " + body, "an answer (got: %s)" % body)
+    found = product.host_probes()
+    story.check(len(found) == 3, "the node's exemption lists the %d enrolled pods" % len(found),
+                "three addresses (has: %s)" % found)
+    good, said = s.probe(s.url(server), user=65534)
+    story.check(not good, "as another user: " + said, "a refusal (got: %s)" % said)
+
+
 def outside(story, s):
     client, server, plain = s.pods["client"], s.pods["server"], s.pods["plain"]
     story.step("A pod outside the mesh",
@@ -337,6 +353,7 @@ def play(story, s):
     talk(story, s)
     transfer(story, s)
     deny(story, s)
+    probe(story, s)
     outside(story, s)
     enrol(story, s)
     facts.append(kill(story, s))
