@@ -59,6 +59,7 @@
 #define SEGS_MAX	2048
 #define ACCEPTS		32
 #define ACCEPT_PAUSE_MS 100
+#define FD_RESERVE	32
 
 struct worker;
 struct pod;

@@ -2,11 +2,13 @@
  * pod.c: a served pod on one worker: its listeners, its workload and certificate, its end.
  */
 #include <errno.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include "lib/base/log.h"
@@ -83,6 +85,17 @@ static void pause_accept(struct listener *l, int error)
 	loop_timer_set(w->loop, &l->pause, ACCEPT_PAUSE_MS, on_pause_over);
 }
 
+/* The highest descriptor after which nothing more is accepted: what is above is for the dials of
+ * what was. Descriptors are given out lowest first. */
+static int last_comfortable(void)
+{
+	struct rlimit r;
+
+	if (getrlimit(RLIMIT_NOFILE, &r) < 0 || r.rlim_cur > INT_MAX)
+		return INT_MAX;
+	return (int)r.rlim_cur - FD_RESERVE;
+}
+
 static bool is_shortage(int e)
 {
 	return e == EMFILE || e == ENFILE || e == ENOBUFS || e == ENOMEM;
@@ -91,6 +104,7 @@ static bool is_shortage(int e)
 static void on_accept(struct watch *watch, uint32_t events)
 {
 	struct listener *l = container_of(watch, struct listener, w);
+	int last = last_comfortable();
 
 	(void)events;
 	OBJ_CHECK(l->pod, POD_MAGIC);
@@ -113,6 +127,8 @@ static void on_accept(struct watch *watch, uint32_t events)
 			(void)xclose(fd);
 		else
 			dispatch(l, fd, &peer);
+		if (fd > last)
+			pause_accept(l, EMFILE);
 	}
 }
 
