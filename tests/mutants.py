@@ -20,9 +20,9 @@ import tap  # noqa: E402
 
 # source -> unit tests that must notice
 TARGETS = {
-    "ztunnel/mesh/rbac.c": ["mesh"],
-    "ztunnel/mesh/decide.c": ["mesh"],
-    "node-agent/enrol/eligibility.c": ["eligibility"],
+    "ztunnel/mesh/rbac.c": ["rbac"],
+    "ztunnel/mesh/decide.c": ["decide"],
+    "node-agent/enrol/eligibility.c": ["agent_eligibility"],
     "lib/wire/spiffe.c": ["spiffe"],
     "lib/wire/zds.c": ["zds"],
     "lib/format/ip.c": ["ip"],
