@@ -157,20 +157,19 @@ static void service_by_vip__ranking(void **state)
 
 static void endpoints__health_and_membership(void **state)
 {
-	static const char yaml[] = "services:\n" SVC(
-		"a", "x",
-		"vips: [/10.1.0.1]") SVC("b", "x",
-					 "vips: [/10.1.0.2], loadBalancer: {healthPolicy: "
-					 "AllowAll}") "workloads"
-						      ":\n" WL("u1", "p1",
-							       "workloadIps: [10.0.0.1], services: "
-							       "{x/a.example: {80: 80}}")
-							      WL("u2", "p2",
-								 "status: Unhealthy, workloadIps: "
-								 "[10.0.0.2], services: "
-								 "{x/a.example: {80: 80}, "
-								 "x/b.example: {80: 9090}, "
-								 "x/unknown.example: {}}");
+	static const char yaml[] = "services:\n" SVC("a", "x", "vips: [/10.1.0.1]")
+		SVC("b", "x",
+		    "vips: [/10.1.0.2], loadBalancer: {healthPolicy: "
+		    "AllowAll}") "workloads"
+				 ":\n" WL("u1", "p1",
+					  "workloadIps: [10.0.0.1], services: "
+					  "{x/a.example: {80: 80}}")
+					 WL("u2", "p2",
+					    "status: Unhealthy, workloadIps: "
+					    "[10.0.0.2], services: "
+					    "{x/a.example: {80: 80}, "
+					    "x/b.example: {80: 9090}, "
+					    "x/unknown.example: {}}");
 	struct mesh *m = mesh_from(yaml);
 	struct service *a = mesh_service_by_host(m, STR("x"), STR("a.example"));
 	struct service *b = mesh_service_by_host(m, STR("x"), STR("b.example"));
