@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <systemd/sd-daemon.h>
@@ -33,6 +34,7 @@
 
 #define SYNC_POLL_MS  250
 #define STATUS_MS     2000
+#define FDS_WANTED    65536
 #define EXIT_BAD_ARGS 2
 
 struct agent {
@@ -188,9 +190,23 @@ static void on_sync(struct timer *t)
 		loop_timer_set(a->loop, t, SYNC_POLL_MS, on_sync);
 }
 
+/* Four descriptors a pod: the usual soft limit of 1024 ends at 250 pods. */
+static void raise_fd_limit(void)
+{
+	struct rlimit rl;
+
+	if (getrlimit(RLIMIT_NOFILE, &rl) < 0 || rl.rlim_cur >= FDS_WANTED)
+		return;
+	rl.rlim_cur = rl.rlim_max < FDS_WANTED ? rl.rlim_max : FDS_WANTED;
+	if (setrlimit(RLIMIT_NOFILE, &rl) < 0)
+		log_warn("main", "cannot raise the limit of open files: error %d", errno);
+}
+
 static int start(struct agent *a, struct err *err)
 {
 	uint64_t usec = 0;
+
+	raise_fd_limit();
 
 	if (isolate_privileges(err) < 0 || open_sockets(a, err) < 0)
 		return -1;

@@ -173,6 +173,7 @@ void enrol_add(struct enrol *e, const struct attachment *req, uint64_t deadline_
 		}
 		x = enrolment_new(e, req);
 		x->at.id = id;
+		x->by_runtime = !attachment_is_ours(req->container_id);
 	}
 	if (x->netns_fd < 0)
 		x->netns_fd = take_fd(fd);

@@ -4,6 +4,7 @@
 #include "node-agent/enrol/attachment.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "lib/base/err.h"
@@ -53,6 +54,21 @@ int attachment_check_id(struct str id, struct err *err)
 	return 0;
 }
 
+bool attachment_is_ours(const char *container_id)
+{
+	return str_has_prefix(str_of(container_id), STR("scan-")) ||
+	       str_has_prefix(str_of(container_id), STR("stock-"));
+}
+
+/* jsonw_int() has a sign, device and inode numbers have none. */
+static void print_number(struct jsonw *w, const char *key, uint64_t v)
+{
+	char text[24];
+	int n = snprintf(text, sizeof(text), "%llu", (unsigned long long)v);
+
+	jsonw_raw(w, key, (struct str){text, (size_t)n});
+}
+
 void attachment_print(const struct attachment *a, struct strbuf *out)
 {
 	struct jsonw w;
@@ -63,8 +79,8 @@ void attachment_print(const struct attachment *a, struct strbuf *out)
 	jsonw_cstr(&w, "containerID", a->container_id);
 	jsonw_cstr(&w, "ifname", a->ifname);
 	jsonw_cstr(&w, "netns", a->netns_path);
-	jsonw_int(&w, "netnsDevice", (long long)a->id.dev);
-	jsonw_int(&w, "netnsInode", (long long)a->id.ino);
+	print_number(&w, "netnsDevice", a->id.dev);
+	print_number(&w, "netnsInode", a->id.ino);
 	jsonw_cstr(&w, "podNamespace", a->ns);
 	jsonw_cstr(&w, "podName", a->name);
 	jsonw_cstr(&w, "podUID", a->uid);

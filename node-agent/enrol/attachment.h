@@ -32,6 +32,10 @@ void attachment_copy(struct attachment *to, const struct attachment *from); /* @
 /* A container ID as the CNI specification wants it; it becomes a file name. 0 or -EINVAL. */
 int attachment_check_id(struct str id, struct err *err) _must_check_;
 
+/* True for an ID that we made, because the runtime's is not known: "scan-..." (found running) and
+ * "stock-..." (announced by the stock plugin). */
+bool attachment_is_ours(const char *container_id);
+
 /* The text of a journal entry, and back. -EINVAL names the field. */
 void attachment_print(const struct attachment *a, struct strbuf *out);
 int attachment_parse(struct str text, struct attachment *ret, struct err *err) _must_check_;

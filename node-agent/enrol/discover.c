@@ -51,8 +51,7 @@ static void restore_one(void *ctx, const struct attachment *at)
 	if (enrolment_find(e, at->container_id, "") != NULL)
 		return; /* an ADD was faster: its journal entry is the new one */
 	x = enrolment_new(e, at);
-	x->by_runtime = strncmp(at->container_id, "scan-", 5) != 0 &&
-			strncmp(at->container_id, "stock-", 6) != 0;
+	x->by_runtime = !attachment_is_ours(at->container_id);
 	r = find_netns(x, s, &err);
 	if (r < 0) {
 		log_info("discover", "sandbox is gone pod=%s/%s uid=%s container=%s: %s", at->ns,

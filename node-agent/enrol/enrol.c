@@ -22,7 +22,7 @@
 
 #define HELD_WAIT_MS   20000 /* a stock ztunnel's longest pause before it connects again is 15 s */
 #define TURN_MS	       20    /* one iteration of the loop may take about this long */
-#define PRUNE_AFTER_MS 15000 /* every pod has been looked at by then */
+#define PRUNE_AFTER_MS 5000  /* every pod has been looked at by then */
 
 struct enrolment *enrolment_new(struct enrol *e, const struct attachment *at)
 {
@@ -95,6 +95,10 @@ static void pod_vanished(struct enrolment *x)
 			 ENROL_ARGS(x));
 	if (enrolment_leave(x, false, true, &err) < 0)
 		log_error("enrol", "release " ENROL_POD ": %s", ENROL_ARGS(x), err.msg);
+	if (!x->by_runtime) { /* nobody will send a DEL for it; its rules die with the namespace */
+		enrolment_drop(x, false);
+		return;
+	}
 	x->state = x->rules ? ENROL_FAILED : ENROL_NOT_IN_MESH;
 	(void)snprintf(x->reason, sizeof(x->reason), "the pod is not in %s any more%s", src->where,
 		       x->rules ? "; its rules stay until its sandbox is deleted" : "");

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "lib/base/bug.h"
 #include "lib/base/err.h"
 #include "lib/base/mem.h"
 #include "lib/format/json.h"
@@ -259,5 +260,31 @@ int cni_request_parse_stock(struct str body, struct cni_request *ret, struct err
 		(unsigned long long)stable_hash(
 			stable_hash(stable_hash(0xcbf29ce484222325ull, q.at.ns), "/"), q.at.name));
 	*ret = q;
+	return 0;
+}
+
+static void check_parsed(struct cni_request *q)
+{
+	bug_on(q->at.nips > POD_IPS_MAX || q->nvalid > CNI_VALID_MAX);
+	if (q->command == CNI_ADD)
+		bug_on(q->at.name[0] == '\0' || q->at.ns[0] == '\0' ||
+		       attachment_check_id(str_of(q->at.container_id), NULL) < 0);
+	cni_request_fini(q);
+}
+
+int cni_request_fuzz(const uint8_t *p, size_t n)
+{
+	struct str body = {(const char *)p, n};
+	struct cni_request q = {0};
+	struct err err = {0};
+	unsigned int code = 0;
+
+	if (cni_request_parse(body, &q, &code, &err) == 0)
+		check_parsed(&q);
+	else
+		bug_on(err.msg[0] == '\0' ||
+		       (code != CNI_BAD_CONFIG && code != CNI_BAD_ENVIRONMENT));
+	if (cni_request_parse_stock(body, &q, &err) == 0)
+		check_parsed(&q);
 	return 0;
 }

@@ -26,3 +26,4 @@ int cni_request_parse(struct str body, struct cni_request *ret, unsigned int *re
 		      struct err *err) _must_check_;
 /* The stock plugin's event. It names no container: the ID is made from the pod. */
 int cni_request_parse_stock(struct str body, struct cni_request *ret, struct err *err) _must_check_;
+int cni_request_fuzz(const uint8_t *p, size_t n);

@@ -28,10 +28,11 @@
 #include "lib/os/sock.h"
 #include "lib/wire/zds.h"
 
-#define ANSWER_MS  5000 /* cni-spec 4.3 */
-#define PEERS_MAX  8	/* a rolling upgrade has two */
-#define HELD_MAX   4096 /* pods of one node, with much room */
-#define PEER_MAGIC 0x7a645001u
+#define ANSWER_MS	5000 /* cni-spec 4.3 */
+#define PEERS_MAX	8    /* a rolling upgrade has two */
+#define HELD_MAX	4096 /* pods of one node, with much room */
+#define ACCEPT_PAUSE_MS 200
+#define PEER_MAGIC	0x7a645001u
 
 enum peer_state { PEER_HELLO, PEER_HELD, PEER_SNAPSHOT, PEER_STEADY, PEER_STATE_N };
 
@@ -65,6 +66,7 @@ struct zds_server {
 	struct loop *loop;
 	int fd;
 	struct watch watch;
+	struct timer pause;
 	const struct zds_ops *ops;
 	void *ctx;
 	struct list peers;
@@ -432,6 +434,17 @@ static void accept_peer(struct zds_server *s, int fd)
 	loop_timer_set(s->loop, &p->timer, ANSWER_MS, on_timeout);
 }
 
+static void on_listen(struct watch *w, uint32_t events);
+
+static void on_pause_over(struct timer *t)
+{
+	struct zds_server *s = container_of(t, struct zds_server, pause);
+	struct err err = {0};
+
+	if (zds_server_open(s, &err) < 0)
+		log_error("zds", "%s", err.msg);
+}
+
 static void on_listen(struct watch *w, uint32_t events)
 {
 	struct zds_server *s = container_of(w, struct zds_server, watch);
@@ -440,9 +453,17 @@ static void on_listen(struct watch *w, uint32_t events)
 	for (int i = 0; i < PEERS_MAX; i++) {
 		int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
-		if (fd < 0)
+		if (fd >= 0) {
+			accept_peer(s, fd);
+			continue;
+		}
+		if (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR)
 			return;
-		accept_peer(s, fd);
+		/* out of descriptors or memory: the socket stays readable, so look away a while */
+		log_limited(LOG_LV_WARN, "zds", "accept: %s", strerror(errno));
+		loop_unwatch(s->loop, &s->watch);
+		loop_timer_set(s->loop, &s->pause, ACCEPT_PAUSE_MS, on_pause_over);
+		return;
 	}
 }
 
@@ -471,6 +492,7 @@ struct zds_server *zds_server_free(struct zds_server *s)
 	if (s == NULL)
 		return NULL;
 	loop_unwatch(s->loop, &s->watch);
+	loop_timer_cancel(&s->pause);
 	(void)xclose(s->fd);
 	while (!list_empty(&s->peers))
 		peer_close(container_of(s->peers.next, struct zds_peer, node), "agent stops");

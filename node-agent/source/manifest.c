@@ -180,7 +180,8 @@ static int read_pod_meta(struct pod *p, const struct doc *root, struct err *err)
 	if (notes == NULL)
 		return 0;
 	p->sidecar = doc_get(notes, "sidecar.istio.io/status") != NULL;
-	if ((r = take_text(notes, "ambient.istio.io/bypass-inbound-capture", &p->bypass_inbound,
+	if ((r = take_text(notes, "ambient.istio.io/redirection", &p->redirection, err)) < 0 ||
+	    (r = take_text(notes, "ambient.istio.io/bypass-inbound-capture", &p->bypass_inbound,
 			   err)) < 0 ||
 	    (r = take_text(notes, "ambient.istio.io/dns-capture", &p->dns_capture, err)) < 0 ||
 	    (r = take_text(notes, "istio.io/reroute-virtual-interfaces", &p->reroute_ifaces, err)) <
@@ -225,7 +226,7 @@ static int read_namespace(struct pod_namespace *n, const struct doc *root, struc
 	return take_text(labels, "istio.io/dataplane-mode", &n->mode, err);
 }
 
-static int add_pod(struct reading *rd, const struct doc *root, struct err *err)
+int manifest_read_pod(const struct doc *root, struct pod **ret, struct err *err)
 {
 	struct pod *p = xcalloc(1, sizeof(*p));
 	int r = read_pod(p, root, err);
@@ -234,6 +235,30 @@ static int add_pod(struct reading *rd, const struct doc *root, struct err *err)
 		(void)pod_free(p);
 		return r;
 	}
+	*ret = p;
+	return 0;
+}
+
+int manifest_read_namespace(const struct doc *root, struct pod_namespace **ret, struct err *err)
+{
+	struct pod_namespace *n = xcalloc(1, sizeof(*n));
+	int r = read_namespace(n, root, err);
+
+	if (r < 0) {
+		(void)pod_namespace_free(n);
+		return r;
+	}
+	*ret = n;
+	return 0;
+}
+
+static int add_pod(struct reading *rd, const struct doc *root, struct err *err)
+{
+	struct pod *p;
+	int r = manifest_read_pod(root, &p, err);
+
+	if (r < 0)
+		return r;
 	if (rd->m->npods == rd->pods_cap) {
 		rd->pods_cap = rd->pods_cap != 0 ? rd->pods_cap * 2 : 8;
 		rd->m->pods = xrealloc_array(rd->m->pods, rd->pods_cap, sizeof(p));
@@ -244,13 +269,11 @@ static int add_pod(struct reading *rd, const struct doc *root, struct err *err)
 
 static int add_namespace(struct reading *rd, const struct doc *root, struct err *err)
 {
-	struct pod_namespace *n = xcalloc(1, sizeof(*n));
-	int r = read_namespace(n, root, err);
+	struct pod_namespace *n;
+	int r = manifest_read_namespace(root, &n, err);
 
-	if (r < 0) {
-		(void)pod_namespace_free(n);
+	if (r < 0)
 		return r;
-	}
 	if (rd->m->nnamespaces == rd->namespaces_cap) {
 		rd->namespaces_cap = rd->namespaces_cap != 0 ? rd->namespaces_cap * 2 : 8;
 		rd->m->namespaces =

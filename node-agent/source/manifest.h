@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include "lib/base/str.h"
 
+struct doc;
 struct err;
 struct pod;
 struct pod_namespace;
@@ -26,4 +27,9 @@ struct manifest {
  * manifest_fini(). -EINVAL with line and field. */
 int manifest_parse(struct str text, struct manifest *ret, struct err *err) _must_check_;
 void manifest_fini(struct manifest *m);
+/* One object of kind Pod or Namespace, wherever it comes from. *ret is the caller's. -EINVAL with
+ * the field. */
+int manifest_read_pod(const struct doc *root, struct pod **ret, struct err *err) _must_check_;
+int manifest_read_namespace(const struct doc *root, struct pod_namespace **ret, struct err *err)
+	_must_check_;
 int manifest_fuzz(const uint8_t *p, size_t n);

@@ -28,6 +28,7 @@ struct pod *pod_free(struct pod *p)
 	free(p->bypass_inbound);
 	free(p->dns_capture);
 	free(p->reroute_ifaces);
+	free(p->redirection);
 	free(p);
 	return NULL;
 }
@@ -184,6 +185,8 @@ void pods_put(struct pods *s, struct pod *p, const void *owner, unsigned int gen
 	if (old != NULL && pod_same(old, p)) {
 		old->owner = owner;
 		old->generation = generation;
+		free(old->redirection);
+		old->redirection = take_ptr(p->redirection);
 		(void)pod_free(p);
 		return;
 	}
@@ -224,6 +227,39 @@ void pods_put_namespace(struct pods *s, struct pod_namespace *n, const void *own
 	}
 	htab_insert(&s->namespaces, &n->node, hash_str(str_of(n->name)));
 	tell_namespace(s, n->name);
+}
+
+void pods_remove(struct pods *s, const char *ns, const char *name, const void *owner)
+{
+	struct pod *p = find(s, ns, name);
+
+	if (p == NULL || p->owner != owner)
+		return;
+	htab_remove(&s->pods, &p->node);
+	tell(s, ns, name);
+	(void)pod_free(p);
+}
+
+void pods_remove_namespace(struct pods *s, const char *name, const void *owner)
+{
+	struct pod_namespace *n = find_namespace(s, name);
+
+	if (n == NULL || n->owner != owner)
+		return;
+	htab_remove(&s->namespaces, &n->node);
+	tell_namespace(s, n->name);
+	(void)pod_namespace_free(n);
+}
+
+void pods_set_redirection(struct pods *s, const char *ns, const char *name, const char *uid,
+			  const char *value)
+{
+	struct pod *p = find(s, ns, name);
+
+	if (p == NULL || !same(p->uid, uid))
+		return;
+	free(p->redirection);
+	p->redirection = value != NULL ? xstrdup(value) : NULL;
 }
 
 void pods_sweep(struct pods *s, const void *owner, unsigned int generation)

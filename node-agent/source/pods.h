@@ -33,6 +33,7 @@ struct pod {
 	char *bypass_inbound; /* annotation ambient.istio.io/bypass-inbound-capture */
 	char *dns_capture;    /* annotation ambient.istio.io/dns-capture */
 	char *reroute_ifaces; /* annotation istio.io/reroute-virtual-interfaces */
+	char *redirection;    /* annotation ambient.istio.io/redirection: what we wrote back */
 	bool host_network, sidecar, terminal;
 	struct ip_addr ips[POD_IPS_MAX];
 	size_t nips;
@@ -70,5 +71,12 @@ const void *pods_namespace_other_owner(const struct pods *s, const char *name, c
 void pods_put(struct pods *s, struct pod *p, const void *owner, unsigned int generation);
 void pods_put_namespace(struct pods *s, struct pod_namespace *n, const void *owner,
 			unsigned int generation);
+/* Removes one object, if @owner put it. */
+void pods_remove(struct pods *s, const char *ns, const char *name, const void *owner);
+void pods_remove_namespace(struct pods *s, const char *name, const void *owner);
+/* The annotation of a pod is now @value (NULL: none); nobody is told, it decides nothing. Not when
+ * the pod has another UID by now. */
+void pods_set_redirection(struct pods *s, const char *ns, const char *name, const char *uid,
+			  const char *value);
 /* Removes what @owner put with another generation (0: everything it put). */
 void pods_sweep(struct pods *s, const void *owner, unsigned int generation);

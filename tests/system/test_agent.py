@@ -434,6 +434,11 @@ def stock_plugin_drives_us(w):
     assert status in (400, 500) and "garbage" in text, text
     status, text = w.request("POST", "/cmdadd", event(PodName="nobody", Netns=Pod(w, "x").path))
     assert status == 500 and "not known" in text, text
+    # no DEL will come: the pod's disappearance is the end
+    os.unlink(w.dir + "/m/p.yaml")
+    z.expect(2)
+    z.ack()
+    until("forgotten", lambda: w.status()["pods"] == [] and w.journal() == [])
     # its log socket
     rec = json.dumps([json.dumps({"level": "warn", "time": "x", "msg": "from the plugin"}), "junk"])
     assert w.request("POST", "/log", rec.encode(), sock=w.dir + "/run/log.sock")[0] == 200

@@ -553,8 +553,8 @@ def kubelet_probes_are_exempted(w):
     # a process of that name, in a pid namespace of its own so that no other agent sees it
     shutil.copy("/bin/sleep", w.dir + "/kubelet")
     script = "%s/kubelet 600 & exec \"$@\"" % w.dir
-    w.start("--host-probes=auto", wrap=("unshare", "--pid", "--fork", "--kill-child", "--mount-proc",
-                                        "sh", "-c", script, "sh"))
+    wrap = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script, "sh")
+    w.start("--host-probes=auto", wrap=wrap)
 
     def table():
         return run("ip", "netns", "exec", w.host, "nft", "list", "ruleset")
@@ -568,8 +568,23 @@ def kubelet_probes_are_exempted(w):
     z.expect(2)
     z.ack()
     assert p.ip not in table()
-    os.kill(w.proc.pid, signal.SIGKILL)
-    w.proc.wait()
+    # killed: the set is never flushed, what is stale goes, what is right stays all the time
+    w.add(p, z)
+    w.stop(signal.SIGKILL)
+    z.close()
+    for ip, uid in (("10.9.9.9", "dead"), ("10.9.9.8", p.uid)):
+        run("ip", "netns", "exec", w.host, "nft", "add", "element", "inet", "istio-ambient-nat",
+            "istio-inpod-probes-v4", '{ %s comment "%s" }' % (ip, uid))
+    w.start("--host-probes=auto", wrap=wrap)
+    w.ready_ztunnel(V2)
+
+    def pruned():
+        t = table()
+        assert p.ip in t, "the pod's own entry was gone for a moment"
+        return "10.9.9.9" not in t and "10.9.9.8" not in t
+
+    until("stale entries are gone", pruned, 20)
+    w.stop(signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * kube_state.h: what to ask the API for next, for one kind of object. Pure.
+ *
+ * Theory of operation. The picture is first listed, page by page, then followed by a watch from the
+ * list's version on. A watch ends often (the server closes it after some minutes): it goes on from
+ * the last version that was seen, in an event or a bookmark. When the server has forgotten that
+ * version (410), or sent something that cannot be understood, the picture is listed anew.
+ *
+ *	LIST --page, more to come--> LIST (next page)	LIST --last page--> WATCH
+ *	LIST --410--> LIST (first page)			WATCH --410, garbage--> LIST (first page)
+ *	both --anything else that fails--> the same again, after a pause
+ *
+ * A failure never takes anything away: what was read last stays until a complete list says
+ * otherwise.
+ */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+#include "lib/base/str.h"
+#include "node-agent/source/kube_json.h"
+
+#define KUBE_PAGE		500
+#define KUBE_BACKOFF_MS		200
+#define KUBE_BACKOFF_MAX_MS	30000
+#define KUBE_RETRY_AFTER_MAX_MS 60000 /* a server may not silence us for longer */
+#define KUBE_SHORT_WATCH_MS	1000  /* a watch that ended in order before it gave anything */
+#define KUBE_WATCH_SECONDS                                                                         \
+	290 /* asked of the server; up to half more, so that not all come back at once */
+
+enum kube_phase { KUBE_LIST, KUBE_WATCH };
+
+enum kube_failure {
+	KUBE_LOST,    /* connection or time limit */
+	KUBE_STATUS,  /* the server answered something else than 200, or an ERROR event */
+	KUBE_GARBAGE, /* what came cannot be understood */
+};
+
+struct kube_state { /* zero to start */
+	enum kube_phase phase;
+	bool synced;	       /* a complete list was read */
+	char rv[KUBE_RV_MAX];  /* of the list being read, then of the last event */
+	char *next;	       /* token of the next page, NULL: the first */
+	unsigned int failures; /* since something was understood */
+};
+void kube_state_fini(struct kube_state *s);
+
+/* A page was read. True: the list is complete, the watch comes next. */
+bool kube_state_page(struct kube_state *s, struct str rv, struct str next);
+/* An event or a bookmark came. */
+void kube_state_event(struct kube_state *s, struct str rv);
+/* The server ended the watch in order after @lived_ms, @events of which came. Returns the pause in
+ * ms before it goes on. */
+uint64_t kube_state_watch_ended(struct kube_state *s, uint64_t lived_ms, uint64_t events,
+				uint64_t random);
+/* @status and @retry_after_ms (0: not said) for KUBE_STATUS. Returns the pause in ms. */
+uint64_t kube_state_failed(struct kube_state *s, enum kube_failure f, uint32_t status,
+			   uint64_t retry_after_ms, uint64_t random);
+/* Path of the next request. @resource: "/api/v1/pods"; @node: only objects on that node, or NULL.
+ */
+void kube_state_path(const struct kube_state *s, const char *prefix, const char *resource,
+		     const char *node, uint64_t random, struct strbuf *out);
