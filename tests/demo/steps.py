@@ -24,8 +24,8 @@ def _access(story, line):
 
 def start(story, s):
     story.step("Start a node: containerd, the CNI chain, the agent, ztunnel",
-               "Nothing here is a stand-in: the same containerd, reference plugins and calls as under a "
-               "kubelet. It all lives in namespaces of its own, so this machine is left as it was.")
+               "The runtime, the reference plugins and the calls are those under a kubelet. It all lives in "
+               "namespaces of its own, so this machine is left as it was.")
     story.do("containerd with the chain [bridge, ambient-cni]; ambient-agent with a directory of "
              "manifests; ztunnel with a state file and its development CA")
     s.manifests.namespace("shop", "ambient")
