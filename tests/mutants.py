@@ -22,6 +22,8 @@ import tap  # noqa: E402
 TARGETS = {
     "ztunnel/mesh/rbac.c": ["rbac"],
     "ztunnel/mesh/decide.c": ["decide"],
+    "ztunnel/mesh/pick.c": ["decide"],
+    "ztunnel/mesh/local_policy.c": ["local_state", "rbac"],
     "node-agent/enrol/eligibility.c": ["agent_eligibility"],
     "lib/wire/spiffe.c": ["spiffe"],
     "lib/wire/zds.c": ["zds"],

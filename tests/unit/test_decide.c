@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "ztunnel/mesh/decide.h"
+#include "ztunnel/mesh/pick.h"
 
 static const char outbound_yaml[] =
 	"workloads:\n"
@@ -479,6 +480,98 @@ static void pick__locality_table(void **state)
 	}
 }
 
+static void pick__rank_table(void **state)
+{
+	/* ztunnel-spec 4.4: the caller is in network "", region r, zone z, subzone s, node n1,
+	 * cluster k1. Two endpoints; FAILOVER; which one is always chosen (a, b), or both (ab)? */
+#define FAR "network: remote, networkGateway: {destination: /10.2.2.2}, "
+	static const struct {
+		const char *prefs, *a, *b, *want;
+	} rows[] = {
+		{"Region", "locality: {region: r}", "locality: {region: q}", "a"},
+		{"Zone", "locality: {zone: q}", "locality: {zone: z}", "b"},
+		{"Subzone", "locality: {subzone: s}", "locality: {subzone: q}", "a"},
+		{"Node", "node: n2", "node: n1", "b"},
+		{"Cluster", "clusterId: k1", "clusterId: k2", "a"},
+		{"Network", "node: x", FAR "node: x", "a"},
+		/* the walk stops at the first mismatch */
+		{"Region, Zone", "locality: {region: q, zone: z}", "locality: {region: r, zone: q}",
+		 "b"},
+		{"Region, Zone", "locality: {region: q, zone: z}", "locality: {region: p, zone: q}",
+		 "ab"},
+		/* NETWORK first: a mismatch does not stop it */
+		{"Network, Region, Zone", FAR "locality: {region: r, zone: z}",
+		 FAR "locality: {region: r, zone: q}", "a"},
+		{"Network, Region, Zone", FAR "locality: {region: q, zone: z}",
+		 FAR "locality: {region: r, zone: q}", "b"},
+		/* NETWORK first: a match outranks everything else, and locality still orders */
+		{"Network, Region, Zone", FAR "locality: {region: r, zone: z}",
+		 "locality: {region: q}", "b"},
+		{"Network, Region, Zone", "locality: {region: r}", "locality: {region: q}", "a"},
+		/* NETWORK later: an ordinary preference */
+		{"Region, Network", "locality: {region: q}", FAR "locality: {region: r}", "b"},
+		{"Region, Network", FAR "locality: {region: r}", "locality: {region: r}", "b"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		bool a = false, b = false;
+		char yaml[2048];
+		struct mesh *m;
+
+		print_message("row: %s: %s | %s\n", rows[i].prefs, rows[i].a, rows[i].b);
+		(void)snprintf(
+			yaml, sizeof(yaml),
+			"workloads:\n"
+			"  - {uid: src, name: src, namespace: ns, workloadIps: [], services: {}, "
+			"node: n1, clusterId: k1, locality: {region: r, zone: z, subzone: s}}\n"
+			"  - {uid: a, name: a, namespace: ns, workloadIps: [10.0.0.1], services: "
+			"{ns/s.example: {80: 80}}, %s}\n"
+			"  - {uid: b, name: b, namespace: ns, workloadIps: [10.0.0.2], services: "
+			"{ns/s.example: {80: 80}}, %s}\n"
+			"services:\n"
+			"  - {name: s, namespace: ns, hostname: s.example, vips: [], ports: {80: "
+			"80}, loadBalancer: {mode: Failover, routingPreferences: [%s]}}\n",
+			rows[i].a, rows[i].b, rows[i].prefs);
+		m = mesh_from(yaml);
+		for (uint64_t random = 0; random < 6; random++) {
+			struct picked p;
+
+			/* what it falls back to among reachable ones is the last row's matter */
+			if (!pick_endpoint(m, mesh_service_by_host(m, STR("ns"), STR("s.example")),
+					   mesh_workload_by_uid(m, STR("src")), 80, random, &p))
+				continue;
+			a = a || p.wl->uid.p[0] == 'a';
+			b = b || p.wl->uid.p[0] == 'b';
+		}
+		if (strcmp(rows[i].prefs, "Region, Network") == 0 &&
+		    strstr(rows[i].b, "remote") != NULL)
+			assert_true(a &&
+				    !b); /* b would win, but needs a gateway: the reachable one */
+		else {
+			assert_int_equal(a, strchr(rows[i].want, 'a') != NULL);
+			assert_int_equal(b, strchr(rows[i].want, 'b') != NULL);
+		}
+		mesh_unref(m);
+	}
+}
+
+static void pick__tunnel_needs_both(void **state)
+{
+	/* an application tunnel without a port maps nothing (ztunnel-spec 4.4) */
+	struct mesh *m = mesh_from("workloads:\n  - {uid: a, name: a, namespace: ns, workloadIps: "
+				   "[10.0.0.1], services: "
+				   "{ns/s.example: {}}, applicationTunnel: {protocol: NONE}}\n"
+				   "services:\n  - {name: s, namespace: ns, hostname: s.example, "
+				   "vips: [], ports: {80: 0}}\n");
+	struct picked p;
+
+	(void)state;
+	assert_false(pick_endpoint(m, mesh_service_by_host(m, STR("ns"), STR("s.example")),
+				   mesh_workload_by_uid(m, STR("a")), 80, 0, &p));
+	mesh_unref(m);
+}
+
 static void pick__weights(void **state)
 {
 	struct mesh *m = mesh_from("workloads:\n" EP("a", "capacity: 3") EP(
@@ -541,6 +634,7 @@ int main(void)
 		cmocka_unit_test(outbound__loops),	 cmocka_unit_test(inbound__authority_table),
 		cmocka_unit_test(inbound__embedded_nul), cmocka_unit_test(inbound__service_label),
 		cmocka_unit_test(forwarded__table),	 cmocka_unit_test(pick__locality_table),
+		cmocka_unit_test(pick__rank_table),	 cmocka_unit_test(pick__tunnel_needs_both),
 		cmocka_unit_test(pick__weights),	 cmocka_unit_test(pick__ports),
 	};
 

@@ -211,6 +211,33 @@ static void builder__duplicates_are_errors(void **state)
 	}
 }
 
+static void policies__by_name_and_scope(void **state)
+{
+	/* ztunnel-spec 10.1 */
+	struct mesh *m = mesh_from(
+		"policies:\n"
+		"  - {name: g, namespace: root, scope: Global, action: Deny, rules: []}\n"
+		"  - {name: n1, namespace: a, scope: Namespace, action: Deny, rules: []}\n"
+		"  - {name: n2, namespace: a, scope: Namespace, action: Allow, rules: []}\n"
+		"  - {name: n3, namespace: b, scope: Namespace, action: Allow, rules: []}\n"
+		"  - {name: w, namespace: a, scope: WorkloadSelector, action: Allow, rules: []}\n");
+	struct policy *const *v;
+	size_t n;
+
+	(void)state;
+	v = mesh_policies(m, POLICY_GLOBAL, STR(""), &n);
+	assert_true(n == 1 && str_eqc(v[0]->key, "root/g"));
+	v = mesh_policies(m, POLICY_NAMESPACE, STR("a"), &n);
+	assert_true(n == 2 && str_eqc(v[0]->name, "n1") && str_eqc(v[1]->name, "n2"));
+	(void)mesh_policies(m, POLICY_NAMESPACE, STR("root"), &n);
+	assert_int_equal(n, 0);
+	(void)mesh_policies(m, POLICY_WORKLOAD, STR("a"), &n);
+	assert_int_equal(n, 0);
+	assert_non_null(mesh_policy(m, STR("a/w")));
+	assert_null(mesh_policy(m, STR("b/w")));
+	mesh_unref(m);
+}
+
 static void snapshot__objects_outlive_it_with_a_reference(void **state)
 {
 	struct mesh *m = mesh_from("workloads:\n" WL("u", "a", "workloadIps: [], services: {}"));
@@ -233,6 +260,7 @@ int main(void)
 		cmocka_unit_test(service_by_vip__ranking),
 		cmocka_unit_test(endpoints__health_and_membership),
 		cmocka_unit_test(builder__duplicates_are_errors),
+		cmocka_unit_test(policies__by_name_and_scope),
 		cmocka_unit_test(snapshot__objects_outlive_it_with_a_reference),
 	};
 
