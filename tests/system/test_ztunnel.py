@@ -1030,6 +1030,40 @@ def state_file_comes_late():
         lab.close()
 
 
+def ipv6_path():
+    """Dual-stack pods: IPv6 end to end, with the client's address, in both modes and with policy."""
+    if not os.path.exists("/proc/sys/net/ipv6"):
+        raise Skip("the kernel has no IPv6")
+    lab = Lab(ARGS.bin, 1, ipv6=True)
+    try:
+        a, b = lab.pod("a", 2), lab.pod("b", 3)
+        c = lab.pod("c", 4, captured=False)
+        b.serve(8080, double_echo, ipv6=True)
+        b.serve(8080, double_echo)
+
+        def loads():
+            return [p.workload(workloadIps=[p.ip, p.ip6],
+                               services={"default/svc.example": {80: 8080}} if p is b else {})
+                    for p in lab.pods]
+        svc = dict(name="svc", namespace="default", hostname="svc.example", ports={80: 8080},
+                   vips=["/fd99::1", "/10.99.0.1"])
+        lab.state(loads(), [svc])
+        zt = lab.start()
+        check(works(a, b.ip6) and works(a, b.ip), "both families")
+        check(b.servers[0].peers[-1][0] == a.ip6, "source address", b.servers[0].peers[-1])
+        zt.wait_line("connection complete", "dst.addr=[fd77::3]:15008",
+                     "dst.hbone_addr=[fd77::3]:8080", "src.addr=[fd77::2]:")
+        check(works(a, "fd99::1", 80), "service by its IPv6 address")
+        check(b.servers[0].peers[-1][0] == a.ip6, "the family follows the client")
+        check(works(c, b.ip6), "plaintext from outside")
+        check(b.servers[0].peers[-1][0] == c.ip6, "source address")
+        lab.reload(zt, loads(), policies=[policy("p", "Deny", dict(sourceIps=["fd77::/64"]))])
+        check(refused(a, b.ip6) and refused(c, b.ip6) and works(a, b.ip), "policy by IPv6 network")
+        check(zt.stop() == 0)
+    finally:
+        lab.close()
+
+
 def ends_cleanly():
     """The shared site's own end: status 0, which includes what leak checkers find."""
     s = site()
@@ -1047,7 +1081,7 @@ TESTS = [
     continuation_flood, header_bomb, settings_flood, ping_flood, zero_window_stall,
     slow_handshakes_are_bounded, config_dump_shape, admin_endpoints, isolation, ends_cleanly,
     v1_exchange, zds_bad_packets, snapshot_semantics, custody_survives_kill,
-    held_sockets_are_offered, same_uid_new_namespace, certificates_are_renewed, graceful_drain,
+    held_sockets_are_offered, same_uid_new_namespace, ipv6_path, certificates_are_renewed, graceful_drain,
     start_errors, state_file_comes_late,
 ]
 

@@ -118,7 +118,7 @@ class Namespace:
         return self.call(lambda: socket.socket(family, kind, proto))
 
     def connect(self, addr, timeout=TIMEOUT, bind=None):
-        s = self.socket()
+        s = self.socket(socket.AF_INET6 if ":" in addr[0] else socket.AF_INET)
         s.settimeout(timeout)
         try:
             if bind:
@@ -150,12 +150,22 @@ class Pod:
         lab.node.ip("link", "set", veth, "master", "br0", "up")
         self.net.ip("addr", "add", ip + "/24", "dev", "eth0")
         self.net.ip("link", "set", "eth0", "up")
+        self.ip6 = None
+        if lab.ipv6:
+            self.ip6 = "fd77::%s" % ip.rsplit(".", 1)[1]
+            self.net.ip("addr", "add", self.ip6 + "/64", "dev", "eth0", "nodad")
         self.net.ip("route", "add", "default", "via", lab.gateway)
+        if lab.ipv6:
+            self.net.ip("-6", "route", "add", "default", "via", "fd77::1", "dev", "eth0")
         self.captured = captured
         if captured:
             run("ip", "netns", "exec", self.net.name, "nft", "-f", "-", input=RULES)
             self.net.ip("rule", "add", "fwmark", "0x111/0xfff", "lookup", "100", "pref", "32764")
             self.net.ip("route", "add", "local", "0.0.0.0/0", "dev", "lo", "table", "100")
+            if lab.ipv6:
+                self.net.ip("-6", "rule", "add", "fwmark", "0x111/0xfff", "lookup", "100", "pref",
+                            "32764")
+                self.net.ip("-6", "route", "add", "local", "::/0", "dev", "lo", "table", "100")
         lab.pods.append(self)
 
     @property
@@ -192,8 +202,8 @@ class Pod:
         self.custody = self.net.call(make)
         return self.custody
 
-    def serve(self, port, handler):
-        srv = Server(self.net, port, handler)
+    def serve(self, port, handler, ipv6=False):
+        srv = Server(self.net, port, handler, ipv6)
         self.servers.append(srv)
         return srv
 
@@ -208,12 +218,14 @@ class Pod:
 class Server(threading.Thread):
     """Accepts on a port of a namespace; handler(sock, peer) runs on a thread per connection."""
 
-    def __init__(self, net, port, handler):
+    def __init__(self, net, port, handler, ipv6=False):
         super().__init__(daemon=True)
         self.handler, self.peers, self.conns = handler, [], []
-        self.sock = net.socket()
+        self.sock = net.socket(socket.AF_INET6 if ipv6 else socket.AF_INET)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.sock.bind(("0.0.0.0", port))
+        if ipv6:
+            self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        self.sock.bind(("::" if ipv6 else "0.0.0.0", port))
         self.sock.listen(512)
         self.start()
 
@@ -615,7 +627,8 @@ class Lab:
     node_name = "node1"
     gateway = "10.77.0.1"
 
-    def __init__(self, bin_dir, zds_version=2, env=()):
+    def __init__(self, bin_dir, zds_version=2, env=(), ipv6=False):
+        self.ipv6 = ipv6
         self.bin = os.path.join(os.path.abspath(bin_dir), "ztunnel")
         self.dir = tempfile.mkdtemp(prefix="ztlab-")
         Lab.count += 1
@@ -628,6 +641,8 @@ class Lab:
         self.node.ip("link", "add", "br0", "type", "bridge")
         self.node.ip("addr", "add", self.gateway + "/24", "dev", "br0")
         self.node.ip("link", "set", "br0", "up")
+        if ipv6:
+            self.node.ip("addr", "add", "fd77::1/64", "dev", "br0", "nodad")
         self.agent = Agent(os.path.join(self.dir, "zds.sock"), zds_version)
         self.extra_env = dict(env)
 
