@@ -41,3 +41,9 @@
 #define LIMIT_HTTP_BODY_BYTES  (64u << 10) /* agent's event socket */
 #define LIMIT_HTTP_CONNECTIONS 64
 #define LIMIT_HTTP_IDLE_SEC    15
+
+/* Servers of the control plane: the Kubernetes API, istiod */
+#define LIMIT_HTTPS_CONNECT_MS	 10000 /* lookup, TCP and TLS together */
+#define LIMIT_HTTPS_STREAMS	 100   /* requests at once on one connection; we need under 20 */
+#define LIMIT_HTTPS_UNSENT_BYTES (1u << 20) /* of one request's body */
+#define LIMIT_KUBE_OBJECT_BYTES	 (4u << 20) /* one object in JSON; etcd takes 1.5 MiB of it */

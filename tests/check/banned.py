@@ -17,6 +17,7 @@ UNSAFE_TEXT = {"atoi", "atol", "atoll", "atof", "strtok", "strtok_r", "sscanf", 
 CHILDREN = {"system", "popen", "fork", "vfork", "execl", "execlp", "execle", "execv", "execve", "execvp", "execvpe",
             "fexecve", "execveat", "posix_spawn", "posix_spawnp", "wordexp", "daemon"}
 RESOLVER = {"getaddrinfo", "getnameinfo", "getpwnam", "getgrnam"}  # names need threads, files and network: never here
+EXCEPT = {"lib/wire/resolve.c": {"getaddrinfo"}}  # in a helper thread: the one place where a name may be looked up
 ASSERT = {"assert"}  # bug_on stays in release builds
 BANNED = UNSAFE_TEXT | CHILDREN | RESOLVER
 PRODUCT = ("cni/", "nft/", "node-agent/", "ztunnel/", "ctl/", "lib/")
@@ -26,7 +27,8 @@ CALL = re.compile(r"(?<![\w.>])(" + "|".join(sorted(BANNED | ASSERT)) + r")\s*\(
 def source_faults(path, text):
     for n, line in enumerate(tap.code_only(text).splitlines(), 1):
         for m in CALL.finditer(line):
-            yield f"{path}:{n}: {m.group(1)}"
+            if m.group(1) not in EXCEPT.get(path, ()):
+                yield f"{path}:{n}: {m.group(1)}"
 
 
 def plain(symbol):
@@ -35,8 +37,9 @@ def plain(symbol):
     return s[2:-4] if s.startswith("__") and s.endswith("_chk") else s
 
 
-def object_faults(obj):
-    return [f"{obj}: {s}" for s in sorted(tap.undefined_symbols(obj)) if plain(s) in BANNED or s == "__assert_fail"]
+def object_faults(obj, allowed=frozenset()):
+    return [f"{obj}: {s}" for s in sorted(tap.undefined_symbols(obj))
+            if (plain(s) in BANNED and plain(s) not in allowed) or s == "__assert_fail"]
 
 
 def self_test(t):
@@ -58,9 +61,9 @@ def main():
     paths = [p for p in tap.files(".c", ".h") if p.startswith(PRODUCT)]
     found = [f for p in paths for f in source_faults(p, tap.read(p))]
     t.ok(not found and paths, f"{len(paths)} files call no banned function", found)
-    objects = [os.path.join(sys.argv[1], p[:-2] + ".o") for p in paths if p.endswith(".c")]
-    there = [o for o in objects if os.path.exists(o)]
-    found = [f for o in there for f in object_faults(o)]
+    objects = [(os.path.join(sys.argv[1], p[:-2] + ".o"), EXCEPT.get(p, ())) for p in paths if p.endswith(".c")]
+    there = [o for o in objects if os.path.exists(o[0])]
+    found = [f for o, allowed in there for f in object_faults(o, allowed)]
     t.ok(not found and there, f"{len(there)} objects need no banned function", found)
     t.finish()
 
