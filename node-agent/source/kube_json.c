@@ -211,8 +211,10 @@ int kube_event_parse(struct str line, struct arena *a, struct kube_event *ret, s
 	if (object == NULL)
 		return doc_err(root, err, "event without an object");
 	if (ev.type == KUBE_ERROR) {
-		(void)doc_opt_u32(object, "code", 0, 999, &ev.code, NULL); /* 500 then */
-		(void)doc_opt_text(object, "message", &ev.message, NULL);
+		/* a Status that is none is still an error */
+		if (doc_opt_u32(object, "code", 0, 999, &ev.code, NULL) < 0 ||
+		    doc_opt_text(object, "message", &ev.message, NULL) < 0)
+			ev.code = 500;
 		*ret = ev;
 		return 0;
 	}
@@ -271,8 +273,8 @@ struct str kube_status_message(struct str body, struct arena *a)
 	const struct doc *root;
 	struct str s = {"", 0};
 
-	if (json_parse(body, a, &root, NULL) == 0)
-		(void)doc_opt_text(root, "message", &s, NULL);
+	if (json_parse(body, a, &root, NULL) < 0 || doc_opt_text(root, "message", &s, NULL) < 0)
+		return STR("");
 	return s;
 }
 

@@ -77,6 +77,10 @@ uint64_t kube_state_failed(struct kube_state *s, enum kube_failure f, uint32_t s
 
 	if (f == KUBE_GARBAGE || (f == KUBE_STATUS && status == 410))
 		list_anew(s);
+	/* not for what a list would meet as well: who we are, and how busy the server is */
+	if (f == KUBE_STATUS && s->phase == KUBE_WATCH && s->failures >= KUBE_WATCH_REFUSED_MAX &&
+	    status != 401 && status != 403 && status != 429)
+		list_anew(s);
 	if (retry_after_ms > KUBE_RETRY_AFTER_MAX_MS)
 		retry_after_ms = KUBE_RETRY_AFTER_MAX_MS;
 	return ms > retry_after_ms ? ms : retry_after_ms;

@@ -10,6 +10,9 @@
  *	LIST --410--> LIST (first page)			WATCH --410, garbage--> LIST (first page)
  *	both --anything else that fails--> the same again, after a pause
  *
+ * A watch that is refused KUBE_WATCH_REFUSED_MAX times in a row is listed anew too: after a
+ *restored backup a server may be behind the version that we have seen.
+ *
  * A failure never takes anything away: what was read last stays until a complete list says
  * otherwise.
  */
@@ -23,7 +26,8 @@
 #define KUBE_BACKOFF_MS		200
 #define KUBE_BACKOFF_MAX_MS	30000
 #define KUBE_RETRY_AFTER_MAX_MS 60000 /* a server may not silence us for longer */
-#define KUBE_SHORT_WATCH_MS	1000  /* a watch that ended in order before it gave anything */
+#define KUBE_WATCH_REFUSED_MAX	5
+#define KUBE_SHORT_WATCH_MS	1000 /* a watch that ended in order before it gave anything */
 #define KUBE_WATCH_SECONDS                                                                         \
 	290 /* asked of the server; up to half more, so that not all come back at once */
 

@@ -229,6 +229,24 @@ void pods_put_namespace(struct pods *s, struct pod_namespace *n, const void *own
 	tell_namespace(s, n->name);
 }
 
+void pods_keep(struct pods *s, const char *ns, const char *name, const void *owner,
+	       unsigned int generation)
+{
+	struct pod *p = find(s, ns, name);
+
+	if (p != NULL && p->owner == owner)
+		p->generation = generation;
+}
+
+void pods_keep_namespace(struct pods *s, const char *name, const void *owner,
+			 unsigned int generation)
+{
+	struct pod_namespace *n = find_namespace(s, name);
+
+	if (n != NULL && n->owner == owner)
+		n->generation = generation;
+}
+
 void pods_remove(struct pods *s, const char *ns, const char *name, const void *owner)
 {
 	struct pod *p = find(s, ns, name);

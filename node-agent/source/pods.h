@@ -71,6 +71,11 @@ const void *pods_namespace_other_owner(const struct pods *s, const char *name, c
 void pods_put(struct pods *s, struct pod *p, const void *owner, unsigned int generation);
 void pods_put_namespace(struct pods *s, struct pod_namespace *n, const void *owner,
 			unsigned int generation);
+/* Marks an object with @generation without changing it: it exists, but could not be read. */
+void pods_keep(struct pods *s, const char *ns, const char *name, const void *owner,
+	       unsigned int generation);
+void pods_keep_namespace(struct pods *s, const char *name, const void *owner,
+			 unsigned int generation);
 /* Removes one object, if @owner put it. */
 void pods_remove(struct pods *s, const char *ns, const char *name, const void *owner);
 void pods_remove_namespace(struct pods *s, const char *name, const void *owner);

@@ -4,11 +4,14 @@
  */
 #pragma once
 #include <stdbool.h>
+#include <stdint.h>
 
 struct source {
-	const char *kind;  /* "manifests" */
+	const char *kind;  /* "manifests", "kubernetes" */
 	const char *where; /* directory or URL */
 	const void *impl;
 	bool (*synced)(const void *impl);	/* everything that exists has been read once */
 	const char *(*error)(const void *impl); /* "" when all is well */
+	/* True when what is known may be out of date, and since when; NULL: cannot be. */
+	bool (*stale)(const void *impl, uint64_t *ret_age_ms);
 };
