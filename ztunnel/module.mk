@@ -33,3 +33,8 @@ TSAN_TESTS += $(ZT_TESTS_OBSERVE)
 FUZZERS += yaml_state authority
 $(foreach f,yaml_state authority,$(eval OBJS_fuzz_$(f) := $(ZT_MESH)))
 $(foreach f,yaml_state authority,$(eval PKGS_fuzz_$(f) := yaml-0.1))
+
+UNIT_TESTS += pool relay
+OBJS_test_relay := ztunnel/data/relay.c ztunnel/data/queue.c ztunnel/data/leg.c
+OBJS_test_pool := ztunnel/data/pool.c $(ZT_MESH)
+PKGS_test_pool := yaml-0.1

@@ -56,6 +56,7 @@
 #define PIPE_BYTES	(1u << 20)
 #define PIPES_KEPT	8
 #define PIPES_MAX	128
+#define SHAKES_PER_TURN 8 /* public-key operations block the worker */
 #define SEGS_MAX	2048
 #define ACCEPTS		32
 #define ACCEPT_PAUSE_MS 100
@@ -248,7 +249,7 @@ struct worker {
 	struct h2_out stage;
 	struct tls_out ct;
 	struct seg segs[SEGS_MAX];
-	uint32_t nsegs;
+	uint32_t nsegs, shakes; /* shakes: handshake steps of this turn */
 	size_t undelivered;
 	struct list pipes; /* idle */
 	size_t npipes, nidle_pipes;

@@ -35,6 +35,7 @@ void turn_run(struct ready *r)
 	struct worker *w = container_of(r, struct worker, turn);
 	struct list now, *n;
 
+	w->shakes = 0;
 	dial_batch(w);
 	tunnels_flush(w);
 	list_init(&now);

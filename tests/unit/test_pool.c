@@ -1,0 +1,441 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * test_pool.c: who shares a connection, who waits, and that nobody waits for nothing
+ * (ztunnel-spec 7.3, 15.3). Everything below the pool is played here.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/mem.h"
+#include "tests/unit/zt_helper.h"
+#include "ztunnel/data/data.h"
+
+#define A "spiffe://cluster.local/ns/default/sa/a"
+#define B "spiffe://cluster.local/ns/default/sa/b"
+
+static struct worker w;
+static struct worker_config cfg;
+static struct pod pod;
+static uint32_t peer_max;
+static unsigned int made, placed, failed, goaways;
+static char last_error[256];
+static enum conn_flag last_flag;
+static void (*dialled)(struct dial *, int);
+static struct hsess *last;
+
+/* ---- what the pool stands on ---- */
+
+struct hsess *hsess_new(struct pod *p, bool server)
+{
+	struct hsess *s = xcalloc(1, sizeof(*s));
+
+	assert_false(server);
+	s->magic = HSESS_MAGIC;
+	s->state = HS_CONNECTING;
+	s->pod = p;
+	list_init(&s->conns);
+	list_append(&p->sessions, &s->pod_node);
+	made++;
+	return last = s;
+}
+
+struct dial *dial_start(struct pod *p, struct leg *leg, const struct ip_port *dst,
+			const struct ip_port *src, void (*done)(struct dial *, int), void *owner)
+{
+	struct dial *d = xcalloc(1, sizeof(*d));
+
+	(void)dst;
+	assert_null(src); /* outbound never uses another address */
+	d->pod = p;
+	d->leg = leg;
+	d->owner = owner;
+	leg->dial = d;
+	dialled = done;
+	return d;
+}
+
+struct dial *dial_free(struct dial *d)
+{
+	if (d != NULL)
+		d->leg->dial = NULL;
+	free(d);
+	return NULL;
+}
+
+static void opened(struct hsess *s)
+{
+	s->state = HS_OPEN;
+	pool_session_open(s);
+}
+
+void hsess_connected(struct hsess *s)
+{
+	opened(s);
+}
+
+void hsess_fail(struct hsess *s, enum conn_flag flag, const char *error)
+{
+	s->state = HS_DEAD;
+	dial_free(s->leg.dial);
+	list_remove(&s->pod_node);
+	loop_timer_cancel(&s->idle_timer);
+	if (s->slot != NULL)
+		pool_session_gone(s, flag, error);
+}
+
+void hsess_goaway(struct hsess *s)
+{
+	goaways++;
+	s->retired = true;
+}
+
+void hsess_stream_gone(struct hsess *s)
+{
+	pool_room(s);
+}
+
+uint32_t h2_peer_max_streams(const struct h2 *h)
+{
+	(void)h;
+	return peer_max;
+}
+
+void outbound_stream(struct conn *c, struct hsess *s)
+{
+	c->t.s = s;
+	list_append(&s->conns, &c->t.sess_node);
+	s->nconns++;
+	placed++;
+}
+
+void conn_end(struct conn *c, enum conn_end how, enum conn_flag flag, const char *error)
+{
+	assert_int_equal(how, END_RESET);
+	failed++;
+	last_flag = flag;
+	snprintf(last_error, sizeof(last_error), "%s", error);
+	c->state = CS_DEAD;
+	pool_forget(c);
+}
+
+/* ---- cases ---- */
+
+static struct conn *ask(const char *identity, const char *addr)
+{
+	struct conn *c = xcalloc(1, sizeof(*c));
+	struct route r = {.kind = ROUTE_HBONE,
+			  .dial = ip_port(addr),
+			  .identities = {identity},
+			  .nidentities = 1};
+
+	c->magic = CONN_MAGIC;
+	c->pod = &pod;
+	c->tunnel = true;
+	c->state = CS_WAITING;
+	pool_get(c, &r);
+	return c;
+}
+
+/* The stream ends in an ordinary way. */
+static void finish(struct conn *c)
+{
+	struct hsess *s = c->t.s;
+
+	pool_forget(c);
+	list_remove(&c->t.sess_node);
+	c->t.s = NULL;
+	s->nconns--;
+	hsess_stream_gone(s);
+}
+
+static void dial_ends(struct hsess *s, int error)
+{
+	dialled(s->leg.dial, error);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	memset(&w, 0, sizeof(w));
+	memset(&pod, 0, sizeof(pod));
+	made = placed = failed = goaways = 0;
+	peer_max = 200;
+	cfg = (struct worker_config){.pool_max_streams = 3, .pool_idle_ms = 100};
+	w.cfg = &cfg;
+	w.loop = loop_new();
+	pod.magic = POD_MAGIC;
+	pod.w = &w;
+	list_init(&pod.sessions);
+	htab_init(&pod.pool);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	while (!list_empty(&pod.sessions)) {
+		struct hsess *s = container_of(pod.sessions.next, struct hsess, pod_node);
+
+		s->nconns = 0;
+		hsess_fail(s, FLAG_NONE, NULL);
+		free(s);
+	}
+	assert_int_equal(pod.pool.count, 0); /* a slot lives no longer than its users */
+	htab_fini(&pod.pool);
+	loop_free(w.loop);
+	return 0;
+}
+
+static void get__concurrent_share_one(void **state)
+{
+	struct conn *c[3];
+
+	(void)state;
+	for (int i = 0; i < 3; i++)
+		c[i] = ask(B, "10.0.0.2:15008");
+	assert_int_equal(made, 1); /* one creator, two waiters */
+	assert_int_equal(placed, 0);
+	dial_ends(last, 0);
+	assert_int_equal(placed, 3);
+	for (int i = 0; i < 3; i++) {
+		finish(c[i]);
+		free(c[i]);
+	}
+}
+
+static void get__over_the_limit_makes_another(void **state)
+{
+	struct conn *c[7];
+
+	(void)state;
+	for (int i = 0; i < 7; i++)
+		c[i] = ask(B, "10.0.0.2:15008");
+	assert_int_equal(made, 3); /* 7 streams, 3 each */
+	while (placed < 7) {
+		struct hsess *pending = NULL;
+
+		list_for_each (n, &pod.sessions) {
+			struct hsess *s = container_of(n, struct hsess, pod_node);
+
+			if (s->state == HS_CONNECTING)
+				pending = s;
+		}
+		assert_non_null(pending);
+		dial_ends(pending, 0);
+	}
+	list_for_each (n, &pod.sessions)
+		assert_true(container_of(n, struct hsess, pod_node)->nconns <= 3);
+	for (int i = 0; i < 7; i++) {
+		finish(c[i]);
+		free(c[i]);
+	}
+}
+
+/* Unlike stock (ztunnel-spec 17.11): a connection that was full serves again. */
+static void get__full_one_is_used_again(void **state)
+{
+	struct conn *c[4];
+
+	(void)state;
+	c[0] = ask(B, "10.0.0.2:15008");
+	dial_ends(last, 0);
+	c[1] = ask(B, "10.0.0.2:15008");
+	c[2] = ask(B, "10.0.0.2:15008");
+	finish(c[0]);
+	c[3] = ask(B, "10.0.0.2:15008");
+	assert_int_equal(made, 1);
+	assert_int_equal(placed, 4);
+	for (int i = 0; i < 4; i++) {
+		if (i != 0)
+			finish(c[i]);
+		free(c[i]);
+	}
+}
+
+static void get__keys_are_apart(void **state)
+{
+	struct conn *c[3];
+
+	(void)state;
+	c[0] = ask(B, "10.0.0.2:15008");
+	c[1] = ask(A, "10.0.0.2:15008");
+	c[2] = ask(B, "10.0.0.3:15008");
+	assert_int_equal(made, 3);
+	for (int i = 0; i < 3; i++) {
+		conn_end(c[i], END_RESET, FLAG_NONE, "x");
+		free(c[i]);
+	}
+}
+
+static void get__peer_limit_counts(void **state)
+{
+	struct conn *a, *b;
+
+	(void)state;
+	peer_max = 1;
+	a = ask(B, "10.0.0.2:15008");
+	dial_ends(last, 0);
+	b = ask(B, "10.0.0.2:15008");
+	assert_int_equal(made, 2);
+	dial_ends(last, 0);
+	assert_int_equal(placed, 2);
+	finish(a);
+	finish(b);
+	free(a);
+	free(b);
+}
+
+/* Stock leaves the waiters hanging (ztunnel-spec 17.12). */
+static void fail__all_waiters_hear_it(void **state)
+{
+	struct conn *c[3];
+
+	(void)state;
+	for (int i = 0; i < 3; i++)
+		c[i] = ask(B, "10.0.0.2:15008");
+	dial_ends(last, ECONNREFUSED);
+	free(last);
+	assert_int_equal(failed, 3);
+	assert_int_equal(last_flag, FLAG_CONNECT);
+	assert_string_equal(last_error, "io error: Connection refused");
+	for (int i = 0; i < 3; i++)
+		free(c[i]);
+	assert_int_equal(pod.pool.count, 0);
+}
+
+static void fail__timeout_names_the_policy(void **state)
+{
+	struct conn *c = ask(B, "10.0.0.2:15008");
+
+	(void)state;
+	dial_ends(last, ETIMEDOUT);
+	free(last);
+	assert_int_equal(last_flag, FLAG_NETWORK_POLICY);
+	assert_non_null(strstr(last_error, "maybe a NetworkPolicy is blocking HBONE port 15008"));
+	free(c);
+}
+
+static void fail__peer_allows_no_streams(void **state)
+{
+	struct conn *c = ask(B, "10.0.0.2:15008");
+
+	(void)state;
+	peer_max = 0;
+	dial_ends(last, 0);
+	assert_int_equal(made, 1); /* and no second attempt, and a third ... */
+	assert_int_equal(failed, 1);
+	free(c);
+}
+
+static void retire__new_ones_go_elsewhere(void **state)
+{
+	struct conn *a, *b;
+	struct hsess *old;
+
+	(void)state;
+	a = ask(B, "10.0.0.2:15008");
+	old = last;
+	dial_ends(last, 0);
+	pool_retire(&pod);	      /* a new certificate */
+	assert_int_equal(goaways, 0); /* the established stream stays */
+	b = ask(B, "10.0.0.2:15008");
+	assert_int_equal(made, 2);
+	dial_ends(last, 0);
+	assert_ptr_not_equal(b->t.s, old);
+	finish(a);
+	assert_int_equal(goaways, 1); /* its last stream is gone */
+	finish(b);
+	assert_int_equal(goaways, 1);
+	free(a);
+	free(b);
+}
+
+static void retry__once_and_elsewhere(void **state)
+{
+	struct conn *c = ask(B, "10.0.0.2:15008");
+	struct hsess *first = last;
+
+	(void)state;
+	dial_ends(last, 0);
+	assert_ptr_equal(c->t.s, first);
+	assert_true(pool_retry(c));
+	assert_true(first->retired);
+	assert_int_equal(made, 2);
+	dial_ends(last, 0);
+	assert_ptr_equal(c->t.s, last);
+	assert_false(pool_retry(c));
+	finish(c);
+	free(c);
+}
+
+static void retry__not_after_the_answer(void **state)
+{
+	struct conn *c = ask(B, "10.0.0.2:15008");
+
+	(void)state;
+	dial_ends(last, 0);
+	pool_forget(c); /* answered */
+	assert_false(pool_retry(c));
+	finish(c);
+	free(c);
+}
+
+static void idle__released_and_not_before(void **state)
+{
+	struct conn *c = ask(B, "10.0.0.2:15008");
+
+	(void)state;
+	dial_ends(last, 0);
+	for (int i = 0; i < 5; i++) /* in use: no limit */
+		loop_step(w.loop, 50);
+	assert_int_equal(goaways, 0);
+	finish(c);
+	assert_true(timer_armed(&last->idle_timer));
+	while (timer_armed(&last->idle_timer))
+		loop_step(w.loop, 1000);
+	assert_int_equal(goaways, 1);
+	free(c);
+}
+
+static void wait__given_up(void **state)
+{
+	struct conn *a = ask(B, "10.0.0.2:15008"), *b = ask(B, "10.0.0.2:15008");
+
+	(void)state;
+	conn_end(a, END_RESET, FLAG_CONNECT, "client went away");
+	dial_ends(last, 0);
+	assert_int_equal(placed, 1);
+	assert_non_null(b->t.s);
+	finish(b);
+	free(a);
+	free(b);
+}
+
+#define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+int main(void)
+{
+	static const struct CMUnitTest t[] = {
+		CASE(get__concurrent_share_one),
+		CASE(get__over_the_limit_makes_another),
+		CASE(get__full_one_is_used_again),
+		CASE(get__keys_are_apart),
+		CASE(get__peer_limit_counts),
+		CASE(fail__all_waiters_hear_it),
+		CASE(fail__timeout_names_the_policy),
+		CASE(fail__peer_allows_no_streams),
+		CASE(retire__new_ones_go_elsewhere),
+		CASE(retry__once_and_elsewhere),
+		CASE(retry__not_after_the_answer),
+		CASE(idle__released_and_not_before),
+		CASE(wait__given_up),
+	};
+
+	return cmocka_run_group_tests_name("pool", t, NULL, NULL);
+}
