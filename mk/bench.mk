@@ -9,3 +9,9 @@ bench: all $(B)/tests/bench/meshload
 	/usr/bin/python3 tests/bench/cni_bench.py --bin $(B)/bin
 	/usr/bin/python3 tests/bench/sandbox_bench.py --bin $(B)/bin
 	/usr/bin/python3 tests/bench/bench.py --bin $(B)/bin --load $(B)/tests/bench/meshload --secs $(SECS) --minute $(MINUTE)
+
+# The same with the agent and ztunnel of Debian 13 (OpenSSL 3.5), after `make debian13`.
+.PHONY: bench13
+bench13: all $(B)/tests/bench/meshload
+	/usr/bin/python3 tests/bench/bench.py --bin $(O)/trixie/release/bin --root .cache/trixie \
+		--load $(B)/tests/bench/meshload --secs $(SECS) --minute $(MINUTE)

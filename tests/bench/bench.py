@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """bench.py: the figures of docs/performance.md, as ratios of two things in one run.
 
-usage: bench.py --bin DIR --load MESHLOAD [--secs 3] [--minute 60] [--only throughput,connections,...]
+usage: bench.py --bin DIR --load MESHLOAD [--secs 3] [--minute 60] [--only throughput,connections,...] [--root DEBIAN]
 Absolute figures belong to the machine and to what else runs on it: compare rows of one run."""
 import argparse
 import json
@@ -118,8 +118,9 @@ def main():
     ap.add_argument("--secs", type=float, default=3)
     ap.add_argument("--minute", type=int, default=60)
     ap.add_argument("--only", default="throughput,connections,requests,minute,memory")
+    ap.add_argument("--root", help="the agent and ztunnel were built in this root (make debian13)")
     args = ap.parse_args()
-    with Lab(args.bin) as lab:
+    with Lab(args.bin, args.root) as lab:
         b = Bench(lab, args)
         lab.start()
         b.serve()

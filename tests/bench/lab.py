@@ -120,7 +120,7 @@ class Node:
     def start(self, prog, env):
         log = open(os.path.join(self.dir, prog + ".log"), "ab")
         self.logs.append(log)
-        argv = ["ip", "netns", "exec", self.ns, os.path.join(self.lab.bin, prog)]
+        argv = ["ip", "netns", "exec", self.ns, *self.lab.loader, os.path.join(self.lab.bin, prog)]
         self.procs[prog] = subprocess.Popen(argv, env={**os.environ, **env}, stdout=log, stderr=log)
 
     def start_agent(self):
@@ -192,8 +192,13 @@ class Node:
 
 
 class Lab:
-    def __init__(self, bindir):
+    def __init__(self, bindir, root=None):
         self.bin = os.path.abspath(bindir)
+        self.loader = []
+        if root:  # programs built in another Debian's root run with its loader and libraries
+            root = os.path.abspath(root)
+            self.loader = [f"{root}/usr/lib64/ld-linux-x86-64.so.2", "--library-path",
+                           f"{root}/usr/lib/x86_64-linux-gnu"]
         self.dir = tempfile.mkdtemp(prefix="mesh-bench-")
         self.prefix = f"mb{os.getpid()}-"
         self.nodes = [Node(self, "n1", 1), Node(self, "n2", 2)]
