@@ -813,6 +813,40 @@ def held_sockets_are_offered():
         lab.close()
 
 
+def stock_agent_and_our_hello():
+    """A stock agent takes any packet for an answer: it must never get an offer of sockets."""
+    lab = fresh(2)
+    try:
+        a, b = lab.pod("a", 2), lab.pod("b", 3)
+        b.serve(8080, double_echo)
+        lab.state()
+        zt = lab.start(serve=False)
+        lab.agent.version = 1  # says hello 2, is served as stock does
+        lab.agent.serve([a, b])
+        check(lab.agent.peer_version == 2)
+        zt.wait_ready()
+        check(works(a, b.ip))
+        for _ in range(2):
+            lab.agent.serve([a, b])
+            check(not lab.agent.held, "offered to a stock agent")
+        lab.agent.version = 2
+        lab.agent.serve([a, b])
+        check(works(a, b.ip), "with our agent's sockets")
+        lab.agent.accept()
+        check(len(lab.agent.held) == 2, "offered to ours")
+        for _, _, fds in lab.agent.held:
+            for fd in fds:
+                os.close(fd)
+        lab.agent.version = 1  # a downgrade: the next one is a stock agent
+        check(lab.agent.add(a) is None, "the first add tells")
+        lab.agent.serve([a, b])
+        check(not lab.agent.held)
+        wait_for("readiness", zt.ready)
+        check(works(a, b.ip) and zt.stop() == 0)
+    finally:
+        lab.close()
+
+
 def same_uid_new_namespace():
     lab = fresh(2)
     try:
@@ -1081,7 +1115,8 @@ TESTS = [
     continuation_flood, header_bomb, settings_flood, ping_flood, zero_window_stall,
     slow_handshakes_are_bounded, config_dump_shape, admin_endpoints, isolation, ends_cleanly,
     v1_exchange, zds_bad_packets, snapshot_semantics, custody_survives_kill,
-    held_sockets_are_offered, same_uid_new_namespace, ipv6_path, certificates_are_renewed, graceful_drain,
+    held_sockets_are_offered, stock_agent_and_our_hello,
+    same_uid_new_namespace, ipv6_path, certificates_are_renewed, graceful_drain,
     start_errors, state_file_comes_late,
 ]
 

@@ -7,10 +7,13 @@
  *
  * Announcing sends the hello and, in version 2, one Held packet per pod that we serve (the agent
  * may have lost its duplicates); it may take several turns when the socket is full, and nothing is
- * read before it is done. Serving reads one packet at a time and answers it before the next.
- * A pod that could not be started is pending: refused to the agent and tried again every 5 s.
- * Running pods outlive the connection (ztunnel-spec 3.7). Unlike stock, a protocol error costs the
- * connection and not the process (spec 17, item 53).
+ * read before it is done. Held packets go only to an agent that has sent sockets before: a stock
+ * agent reads whatever comes as an answer to its messages, by position, and would be out of step
+ * for ever. When a stock agent takes the place of ours, its first add (without sockets) tells, and
+ * the connection is made anew without an offer. Serving reads one packet at a time and answers it
+ * before the next. A pod that could not be started is pending: refused to the agent and tried again
+ * every 5 s. Running pods outlive the connection (ztunnel-spec 3.7). Unlike stock, a protocol error
+ * costs the connection and not the process (spec 17, item 53).
  */
 #include "ztunnel/control/zds_client.h"
 
@@ -56,6 +59,7 @@ struct zds_client {
 	struct timer connect_timer, pending_timer;
 	uint64_t backoff_ms;
 	bool announced, snapshot;
+	bool offer;	    /* the agent speaks version 2: it sent sockets with its last add */
 	unsigned int epoch; /* of the present connection; never 0 */
 	char **held;
 	size_t nheld, next_held;
@@ -254,6 +258,13 @@ static bool on_add(struct zds_client *z, struct packet *p)
 		(void)ack(z, "failure to process message : workload_info is missing");
 		return false;
 	}
+	z->offer = p->m.nports != 0;
+	if (!z->offer && z->nheld != 0) {
+		log_info("zds",
+			 "the agent takes no sockets back: connecting again without an offer");
+		z->backoff_ms = CONNECT_FIRST_MS;
+		return false;
+	}
 	if (sort_listeners(p, listeners, &err) != 0) {
 		(void)ack(z, "failure to process message : %s", err.msg);
 		return false;
@@ -406,7 +417,7 @@ static int open_connection(struct zds_client *z, struct err *err)
 	z->fd = fd;
 	if (!peer_is_trusted(fd, err))
 		return -EPERM;
-	if (z->version >= ZDS_V2_CUSTODY)
+	if (z->version >= ZDS_V2_CUSTODY && z->offer)
 		z->held = pods_uids(z->pods, &z->nheld);
 	r = announce(z);
 	if (r != 0 && r != -EAGAIN)
