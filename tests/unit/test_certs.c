@@ -6,6 +6,7 @@
 
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -83,6 +84,34 @@ static void ca_dev__root_is_made_once_and_shared(void **state)
 	free(pem);
 	(void)ca_free(one);
 	(void)ca_free(two);
+}
+
+static void *make_ca(void *arg)
+{
+	(void)arg;
+	return ca_dev_new(NULL, dir, 3600, NULL);
+}
+
+static void ca_dev__made_by_several_at_once(void **state)
+{
+	pthread_t t[4];
+	struct tls_identity *id[4];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(t); i++)
+		assert_int_equal(pthread_create(&t[i], NULL, make_ca, NULL), 0);
+	for (size_t i = 0; i < ARRAY_LEN(t); i++) {
+		void *ca;
+
+		pthread_join(t[i], &ca);
+		assert_non_null(ca);
+		ca_issue(ca, ID, on_issued, NULL);
+		id[i] = got;
+		assert_string_equal(tls_identity_roots_pem(id[i]), tls_identity_roots_pem(id[0]));
+		(void)ca_free(ca);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(t); i++)
+		tls_identity_unref(id[i]);
 }
 
 static void ca_dev__refuses_a_readable_or_foreign_key(void **state)
@@ -250,6 +279,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(ca_dev__root_is_made_once_and_shared, make_dir,
+						remove_dir),
+		cmocka_unit_test_setup_teardown(ca_dev__made_by_several_at_once, make_dir,
 						remove_dir),
 		cmocka_unit_test_setup_teardown(ca_dev__refuses_a_readable_or_foreign_key, make_dir,
 						remove_dir),
