@@ -358,6 +358,7 @@ void hsess_on_event(struct watch *w, uint32_t events);
 /* Ends the connection and every stream on it with this reason. */
 void hsess_fail(struct hsess *s, enum conn_flag flag, const char *error);
 void hsess_goaway(struct hsess *s); /* graceful: no new streams, ends with the last one */
+void hsess_pong(struct hsess *s);
 void hsess_stream_gone(struct hsess *s);
 void hsess_keepalive(struct hsess *s);
 void hsess_window(struct hsess *s); /* offers the stream window that memory allows */

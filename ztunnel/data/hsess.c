@@ -266,19 +266,40 @@ void hsess_stream_gone(struct hsess *s)
 		hsess_dirty(s); /* the pump sees that all is done */
 }
 
+/* A server first says that it is about to leave; what the peer opens before it has heard that is
+ * still served. Its answer to our ping proves that it has, and then comes the final GOAWAY
+ * (RFC 9113 6.8). */
+static void announce(struct hsess *s)
+{
+	if (s->retired)
+		return;
+	s->retired = true;
+	h2_shutdown(s->h2, false);
+	h2_ping(s->h2);
+}
+
 void hsess_goaway(struct hsess *s)
 {
 	if (s->state != HS_OPEN) {
 		hsess_fail(s, FLAG_NONE, NULL);
 		return;
 	}
-	s->retired = true;
-	if (s->server && !s->final_sent) {
-		h2_shutdown(s->h2, false);
-		h2_shutdown(s->h2, true);
-		s->final_sent = true;
+	if (s->server) {
+		announce(s);
+	} else {
+		s->retired = true;
+		if (s->nconns == 0)
+			h2_terminate(s->h2, H2_NO_ERROR);
 	}
-	if (s->nconns == 0)
-		h2_terminate(s->h2, H2_NO_ERROR);
+	hsess_dirty(s);
+}
+
+void hsess_pong(struct hsess *s)
+{
+	hsess_keepalive(s);
+	if (!s->server || !s->retired || s->final_sent)
+		return;
+	s->final_sent = true;
+	h2_shutdown(s->h2, true);
 	hsess_dirty(s);
 }

@@ -359,7 +359,7 @@ static void on_want(void *ctx, int32_t id, void *user)
 
 static void on_pong(void *ctx)
 {
-	hsess_keepalive(ctx);
+	hsess_pong(ctx);
 }
 
 static void on_goaway(void *ctx, uint32_t code)
@@ -368,7 +368,8 @@ static void on_goaway(void *ctx, uint32_t code)
 
 	(void)code;
 	s->retired = true;
-	if (s->nconns == 0)
+	s->final_sent = s->server; /* the peer opens nothing more: the last stream ends it */
+	if (!s->server && s->nconns == 0)
 		hsess_goaway(s);
 }
 
