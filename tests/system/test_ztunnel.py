@@ -699,7 +699,7 @@ def zds_bad_packets():
             check(zt.proc.poll() is None, title, "ended the process")
             check(works(a, b.ip), title, ": pods are served on")
             lab.agent.serve([a, b])
-        err = lab.agent.exchange(zds_add(a), [os.open("/dev/null", os.O_RDONLY)])
+        err = lab.agent.exchange(zds_add(a, PORTS), [os.open("/dev/null", os.O_RDONLY)] + socks)
         check(err.startswith("failure to start proxy : "), "not a namespace:", err)
         check(not zt.ready(), "not ready while one is pending")
         check(lab.agent.add(a) == "", "a good add clears it")
@@ -875,8 +875,8 @@ def config_dump_shape():
         check(c.recv(2) == b"11")
         s.lab.reload(s.zt, services=[dict(name="svc", namespace="default", hostname="svc.example",
                                           vips=["/10.9.9.9"], ports={80: 8080})],
-                     workloads=[p.workload(services={"default/svc.example": {80: 8080}})
-                                for p in s.lab.pods],
+                     workloads=[p.workload(services={"default/svc.example": {80: 8080}}
+                                           if p is not s.a else {}) for p in s.lab.pods],
                      policies=[policy("p", "Deny", dict(principals=[exact("td/ns/x/sa/y")]))])
         d = s.zt.dump()
         for key in ("certificates", "config", "policies", "services", "version", "workloadState",
@@ -886,7 +886,7 @@ def config_dump_shape():
         check(w["protocol"] == "HBONE" and w["workloadIps"] == [s.b.ip] and w["status"] == "Healthy", w)
         svc = d["services"][0]
         check(svc["vips"] == ["/10.9.9.9"] and svc["ports"] == {"80": 8080} and
-              len(svc["endpoints"]) == 3, svc)
+              len(svc["endpoints"]) == 2, svc)
         check(d["policies"][0]["rules"] == [[[{"principals": [{"Exact": "td/ns/x/sa/y"}]}]]], d["policies"])
         certs = {x["identity"]: x for x in d["certificates"]}
         check(certs[s.a.identity]["state"] == "Available", certs)
@@ -899,6 +899,9 @@ def config_dump_shape():
               and conn["protocol"] == "HBONE", conn)
         check(works(s.a, "10.9.9.9", 80), "service address")
         s.zt.wait_line('dst.service="svc.example"', 'direction="outbound"')
+        for pod in s.b, s.c:  # both endpoints are chosen, one by tunnel, one in plaintext
+            wait_for(pod.name, lambda: works(s.a, "10.9.9.9", 80) and s.zt.lines(
+                'dst.service="svc.example"', 'dst.workload="%s"' % pod.name))
     s.lab.reload(s.zt)
 
 
