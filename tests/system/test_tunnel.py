@@ -346,6 +346,66 @@ def test_descriptors(bench):
     bench.quiet()
 
 
+def test_churn(bench, seconds):
+    """Random lives and deaths of connections on every leg, while the mesh state is replaced and
+    certificates are renewed. Whoever lives correctly must be served correctly."""
+    servers = []
+
+    def peer(s, _addr):
+        rnd = random.Random()
+        if s.recv(1) == b"!":  # the client asks for a reset
+            reset(s)
+            return
+        s.sendall(b".")
+        while True:
+            d = s.recv(rnd.choice((1, 100, 65536)))
+            if not d:
+                return
+            s.sendall(d)
+
+    def one(rnd, leg, addr):
+        src, _ = bench.ends[leg]
+        with src.net.connect(addr) as c:
+            kind = rnd.choice(("echo", "echo", "rst", "close", "ask", "silent"))
+            if kind == "echo":
+                data = b"." + rnd.randbytes(rnd.choice((1, 3000, 300000)))
+                j = thread(lambda: (c.sendall(data), c.shutdown(socket.SHUT_WR)))
+                got, how = read_all(c)
+                j()
+                assert (got, how) == (data, "eof"), (leg, len(got), len(data), how)
+            elif kind == "rst":
+                c.sendall(b"." * rnd.choice((1, 100000)))
+                reset(c)
+            elif kind == "close":
+                c.sendall(b"." * 10)  # and does not read the answer
+            elif kind == "ask":
+                c.sendall(b"!")
+                assert read_all(c)[1] == "reset", leg
+        return 1
+
+    def client(seed):
+        rnd, n = random.Random(seed), 0
+        while time.monotonic() < end:
+            leg = rnd.choice(LEGS)
+            n += one(rnd, leg, addrs[leg])
+        return n
+
+    addrs = {}
+    for leg in LEGS:
+        port = 9500 + len(servers)
+        servers.append(ztlab.Server(bench.ends[leg][1].net, port, peer))
+        addrs[leg] = (bench.ends[leg][1].ip, port)
+    end = time.monotonic() + seconds
+    jobs = [thread(client, i) for i in range(12)]
+    while time.monotonic() < end:
+        bench.lab.reload(bench.zt)
+    done = [j() for j in jobs]
+    assert min(done) > 0, done
+    for s in servers:
+        s.close()
+    bench.quiet()
+
+
 # --- 3. half-close ---
 
 def test_half_close(bench, leg, first):
@@ -545,7 +605,7 @@ def main():
     ap.add_argument("--only", default="")
     a = ap.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (16384, 16384))
-    bench = Bench(a.bin)
+    bench = Bench(a.bin, SECRET_TTL="4s")
     tests = []
     for leg in LEGS:
         tests += [
@@ -572,6 +632,7 @@ def main():
     tests += [
         ("hbone: eight stalled readers beside others", lambda: test_stalled_readers(bench)),
         ("hbone: the memory limit holds and harms no other", lambda: test_memory_limit(bench)),
+        ("churn while state and certificates change", lambda: test_churn(bench, 8)),
         ("out of descriptors", lambda: test_descriptors(bench)),
         ("hbone: streams share one connection", lambda: test_one_connection(bench)),
     ]
