@@ -234,6 +234,7 @@ static void certs__shared_and_forgotten(void **state)
 	(void)state;
 	certs_subscribe(c, &a.sub, ID, on_cert);
 	certs_subscribe(c, &b.sub, ID, on_cert);
+	loop_step(l, 0);
 	assert_int_equal(a.calls, 1);
 	assert_int_equal(b.calls, 1);
 	assert_ptr_equal(a.last, b.last); /* one certificate for both */

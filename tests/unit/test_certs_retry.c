@@ -107,6 +107,7 @@ static void failure__unavailable_then_retried(void **state)
 	asked = calls = 0;
 	fail = true;
 	certs_subscribe(c, &s, ID, on_cert);
+	loop_step(l, 0);
 	certs_each(c, on_info, NULL);
 	assert_int_equal(info.state, CERT_UNAVAILABLE);
 	assert_string_equal(info.error, "no");
@@ -133,6 +134,7 @@ static void failure__keeps_a_valid_certificate(void **state)
 	fail = false;
 	lifetime = 3; /* asked again after about 1.5 s, while it is still valid */
 	certs_subscribe(c, &s, ID, on_cert);
+	loop_step(l, 0);
 	fail = true;
 	run_until_asked(l, 2);
 	certs_each(c, on_info, NULL);
@@ -157,6 +159,7 @@ static void answer__after_forgetting_is_dropped(void **state)
 	asked = calls = 0;
 	hold = true;
 	certs_subscribe(c, &s, ID, on_cert);
+	loop_step(l, 0);
 	certs_each(c, on_info, NULL);
 	assert_int_equal(info.state, CERT_INITIALIZING);
 	certs_unsubscribe(c, &s);
@@ -179,6 +182,7 @@ static void answer__odd_dates_do_not_spin(void **state)
 	asked = calls = 0;
 	lifetime = -100; /* expired on arrival (spec 17, item 35) */
 	certs_subscribe(c, &s, ID, on_cert);
+	loop_step(l, 0);
 	run_until_asked(l, 3);
 	assert_true(clock_mono_ms() - start >= 400);
 	certs_unsubscribe(c, &s);

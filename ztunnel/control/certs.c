@@ -40,6 +40,7 @@ struct cert_entry {
 	char *error;
 	struct list subs;
 	struct timer timer;
+	struct ready first; /* the first request, after what the present callback has to do */
 	struct request *request;
 	uint64_t retry_ms;
 };
@@ -66,6 +67,7 @@ static void entry_free(struct cert_entry *e)
 	if (e->request != NULL)
 		e->request->entry = NULL;
 	loop_timer_cancel(&e->timer);
+	loop_ready_cancel(&e->first);
 	htab_remove(&e->certs->table, &e->h);
 	if (e->id != NULL)
 		tls_identity_unref(e->id);
@@ -90,6 +92,11 @@ static void ask(struct cert_entry *e);
 static void on_timer(struct timer *t)
 {
 	ask(container_of(t, struct cert_entry, timer));
+}
+
+static void on_first(struct ready *r)
+{
+	ask(container_of(r, struct cert_entry, first));
 }
 
 /* 90 to 110 percent. */
@@ -205,10 +212,13 @@ void certs_subscribe(struct certs *c, struct cert_sub *s, const char *spiffe,
 	}
 	s->entry = e;
 	list_append(&e->subs, &s->node);
-	if (e->id != NULL)
+	if (e->id != NULL) {
 		fn(s, e->id);
-	else if (e->state == CERT_INITIALIZING)
-		ask(e);
+	} else if (e->state == CERT_INITIALIZING && e->request == NULL) {
+		/* making a certificate takes milliseconds: the agent gets its answer before */
+		e->first.fn = on_first;
+		loop_ready(c->loop, &e->first);
+	}
 }
 
 void certs_unsubscribe(struct certs *c, struct cert_sub *s)

@@ -23,8 +23,8 @@ struct certs *certs_free(struct certs *c); /* NULL; subscribers must be gone */
 struct cert_sub {
 	struct list node;
 	struct cert_entry *entry;
-	/* Runs for the first certificate and for every renewed one; @id is borrowed. May run before
-	 * certs_subscribe() returns. Must not unsubscribe. */
+	/* Runs for the first certificate and for every renewed one; @id is borrowed. Runs before
+	 * certs_subscribe() returns when there is one already. Must not unsubscribe. */
 	void (*fn)(struct cert_sub *s, struct tls_identity *id);
 };
 void certs_subscribe(struct certs *c, struct cert_sub *s, const char *spiffe,
