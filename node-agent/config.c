@@ -34,16 +34,38 @@ const char config_usage[] =
 	"  --host-probe-snat-ipv6 IP [HOST_PROBE_SNAT_IPV6]\n"
 	"  --ztunnel-grace DURATION  how long pods are taken after ztunnel went away, their\n"
 	"                            connections waiting [AMBIENT_ZTUNNEL_GRACE, default 30s]\n"
+	"  --install-cni MODE        off, chained (the plugin's entry goes into the network's own\n"
+	"                            file) or owned (into a file that comes before it)\n"
+	"                            [AMBIENT_INSTALL_CNI, default off]\n"
+	"  --cni-plugin FILE         the plugin to copy [AMBIENT_CNI_PLUGIN, default: none, it is\n"
+	"                            where it belongs]\n"
+	"  --cni-bin-dir DIR         [AMBIENT_CNI_BIN_DIR, default /opt/cni/bin]\n"
+	"  --cni-conf-dir DIR        [MOUNTED_CNI_NET_DIR, default /etc/cni/net.d]\n"
+	"  --cni-conf-name NAME      the network's own file [CNI_CONF_NAME, default: the first\n"
+	"                            usable one]\n"
+	"  --cni-owned-conf-name N   the file of owned [ISTIO_OWNED_CNI_CONFIG_FILENAME, default\n"
+	"                            05-ambient.conflist, or 00- if another comes before it]\n"
+	"  --replace-istio-cni       take the place of Istio's plugin [AMBIENT_REPLACE_ISTIO_CNI]\n"
+	"  --pod-namespace NS        of the agent's own pod, which the plugin lets pass\n"
+	"                            [POD_NAMESPACE, default: the agent is no pod]\n"
+	"  --uninstall               take plugin and configuration off the node, and end\n"
+	"  --release-pods            with --uninstall: take the rules out of the pods, too\n"
 	"  --log FILTER              level or scope=level list [AMBIENT_LOG, default info]\n"
 	"  --help, --version\n"
 	"\n"
 	"A flag wins over its environment variable. See ambient-agent(8).\n";
 
+const char *const config_install_name[INSTALL_MODE_N] = {
+	[INSTALL_OFF] = "off",
+	[INSTALL_CHAINED] = "chained",
+	[INSTALL_OWNED] = "owned",
+};
+
 /* One setting: how it is named and what takes its text. */
 struct setting {
 	const char *flag, *env;
 	int (*set)(struct config *c, char **at, const char *value, struct err *err);
-	size_t offset; /* of a char * for set_path and set_text */
+	size_t offset; /* of a char * for set_path, set_text and the like */
 };
 
 static int set_text(struct config *c, char **at, const char *value, struct err *err)
@@ -134,6 +156,51 @@ static int set_grace(struct config *c, char **at, const char *value, struct err 
 	return 0;
 }
 
+static int set_install(struct config *c, char **at, const char *value, struct err *err)
+{
+	(void)at;
+	for (enum install_mode m = 0; m < INSTALL_MODE_N; m++)
+		if (strcmp(value, config_install_name[m]) == 0) {
+			c->install_cni = m;
+			return 0;
+		}
+	return err_set(err, EINVAL, "expected off, chained or owned");
+}
+
+/* A name in --cni-conf-dir that runtimes read. */
+static int set_conf_name(struct config *c, char **at, const char *value, struct err *err)
+{
+	struct str s = str_of(value);
+
+	if (strchr(value, '/') != NULL ||
+	    !(str_has_suffix(s, STR(".conf")) || str_has_suffix(s, STR(".conflist"))))
+		return err_set(err, EINVAL, "expected a file name that ends in .conf or .conflist");
+	return set_text(c, at, value, err);
+}
+
+static int set_owned_name(struct config *c, char **at, const char *value, struct err *err)
+{
+	if (strchr(value, '/') != NULL || !str_has_suffix(str_of(value), STR(".conflist")))
+		return err_set(err, EINVAL, "expected a file name that ends in .conflist");
+	return set_text(c, at, value, err);
+}
+
+static int set_replace(struct config *c, char **at, const char *value, struct err *err)
+{
+	(void)at;
+	if (eligibility_parse_bool(str_of(value), &c->replace_istio_cni) < 0)
+		return err_set(err, EINVAL, "expected true or false");
+	return 0;
+}
+
+static int set_release(struct config *c, char **at, const char *value, struct err *err)
+{
+	(void)at;
+	if (eligibility_parse_bool(str_of(value), &c->release_pods) < 0)
+		return err_set(err, EINVAL, "expected true or false");
+	return 0;
+}
+
 static int set_log(struct config *c, char **at, const char *value, struct err *err)
 {
 	if (log_set_filter(value) < 0)
@@ -156,8 +223,33 @@ static const struct setting settings[] = {
 	{"host-probe-snat-ip", "HOST_PROBE_SNAT_IP", set_probe_ip, 0},
 	{"host-probe-snat-ipv6", "HOST_PROBE_SNAT_IPV6", set_probe_ip6, 0},
 	{"ztunnel-grace", "AMBIENT_ZTUNNEL_GRACE", set_grace, 0},
+	{"install-cni", "AMBIENT_INSTALL_CNI", set_install, 0},
+	{"cni-plugin", "AMBIENT_CNI_PLUGIN", set_path, offsetof(struct config, cni_plugin)},
+	{"cni-bin-dir", "AMBIENT_CNI_BIN_DIR", set_path, offsetof(struct config, cni_bin_dir)},
+	{"cni-conf-dir", "MOUNTED_CNI_NET_DIR", set_path, offsetof(struct config, cni_conf_dir)},
+	{"cni-conf-name", "CNI_CONF_NAME", set_conf_name, offsetof(struct config, cni_conf_name)},
+	{"cni-owned-conf-name", "ISTIO_OWNED_CNI_CONFIG_FILENAME", set_owned_name,
+	 offsetof(struct config, cni_owned_conf_name)},
+	{"replace-istio-cni", "AMBIENT_REPLACE_ISTIO_CNI", set_replace, 0},
+	{"pod-namespace", "POD_NAMESPACE", set_text, offsetof(struct config, pod_namespace)},
+	{"release-pods", NULL, set_release, 0},
 	{"log", "AMBIENT_LOG", set_log, offsetof(struct config, log_filter)},
 };
+
+static bool is_switch(const struct setting *s)
+{
+	return s->set == set_replace || s->set == set_release; /* the flag alone means true */
+}
+
+static const char *env_of(const struct setting *s)
+{
+	const char *v = s->env != NULL ? getenv(s->env) : NULL;
+
+	/* Istio's program reads the one name, its chart writes the other */
+	if ((v == NULL || v[0] == '\0') && s->set == set_owned_name)
+		v = getenv("ISTIO_OWNED_CNI_CONF_FILENAME");
+	return v != NULL && v[0] != '\0' ? v : NULL;
+}
 
 static int apply(struct config *c, const struct setting *s, const char *value, bool flag,
 		 struct err *err)
@@ -179,19 +271,29 @@ static void set_defaults(struct config *c)
 	c->node_name = xstrdup("");
 	c->system_namespace = xstrdup("istio-system");
 	c->log_filter = xstrdup("info");
+	c->cni_conf_dir = xstrdup("/etc/cni/net.d");
+	c->cni_bin_dir = xstrdup("/opt/cni/bin");
+	c->cni_conf_name = xstrdup("");
+	c->cni_owned_conf_name = xstrdup("");
+	c->cni_plugin = xstrdup("");
+	c->pod_namespace = xstrdup("");
 	(void)set_excluded(c, NULL, "kube-system", NULL); /* cannot fail */
 }
 
 static int read_flags(struct config *c, int argc, char **argv, enum config_action *action,
 		      struct err *err)
 {
-	struct option opts[ARRAY_LEN(settings) + 3] = {0};
+	struct option opts[ARRAY_LEN(settings) + 4] = {0};
 	int at;
 
 	for (size_t i = 0; i < ARRAY_LEN(settings); i++)
-		opts[i] = (struct option){settings[i].flag, required_argument, NULL, (int)i + 256};
+		opts[i] = (struct option){settings[i].flag,
+					  is_switch(&settings[i]) ? optional_argument
+								  : required_argument,
+					  NULL, (int)i + 256};
 	opts[ARRAY_LEN(settings)] = (struct option){"help", no_argument, NULL, 'h'};
 	opts[ARRAY_LEN(settings) + 1] = (struct option){"version", no_argument, NULL, 'V'};
+	opts[ARRAY_LEN(settings) + 2] = (struct option){"uninstall", no_argument, NULL, 'U'};
 	opterr = 0;
 	optind = 0;
 	while ((at = getopt_long(argc, argv, ":hV", opts, NULL)) != -1) {
@@ -202,15 +304,21 @@ static int read_flags(struct config *c, int argc, char **argv, enum config_actio
 			*action = at == 'h' ? CONFIG_HELP : CONFIG_VERSION;
 			return 0;
 		}
+		if (at == 'U') {
+			*action = CONFIG_UNINSTALL;
+			continue;
+		}
 		if (at == ':')
 			return err_set(err, EINVAL, "%s needs a value (see --help)", word);
 		if (at == '?')
 			return err_set(err, EINVAL, "unknown option %s (see --help)",
 				       str_shown(str_of(word)));
-		r = apply(c, &settings[at - 256], optarg, true, err);
+		r = apply(c, &settings[at - 256], optarg != NULL ? optarg : "true", true, err);
 		if (r < 0)
 			return r;
 	}
+	if (c->release_pods && *action != CONFIG_UNINSTALL)
+		return err_set(err, EINVAL, "--release-pods is a part of --uninstall");
 	if (optind < argc)
 		return err_set(err, EINVAL, "unexpected argument %s (see --help)",
 			       str_shown(str_of(argv[optind])));
@@ -225,9 +333,9 @@ int config_read(struct config *c, int argc, char **argv, enum config_action *ret
 
 	set_defaults(c);
 	for (size_t i = 0; i < ARRAY_LEN(settings); i++) {
-		const char *v = getenv(settings[i].env);
+		const char *v = env_of(&settings[i]);
 
-		if (v == NULL || v[0] == '\0')
+		if (v == NULL)
 			continue;
 		r = apply(c, &settings[i], v, false, err);
 		if (r < 0)
@@ -249,5 +357,11 @@ void config_fini(struct config *c)
 	free(c->system_namespace);
 	free(c->excluded_text);
 	free(c->log_filter);
+	free(c->cni_conf_dir);
+	free(c->cni_bin_dir);
+	free(c->cni_conf_name);
+	free(c->cni_owned_conf_name);
+	free(c->cni_plugin);
+	free(c->pod_namespace);
 	*c = (struct config){0};
 }

@@ -12,6 +12,14 @@ struct err;
 
 #define CONFIG_EXCLUDED_MAX 64
 
+enum install_mode {
+	INSTALL_OFF,
+	INSTALL_CHAINED, /* our entry in the primary's file */
+	INSTALL_OWNED,	 /* a file of our own that comes first */
+	INSTALL_MODE_N
+};
+extern const char *const config_install_name[INSTALL_MODE_N];
+
 struct config {
 	char *run_dir;	     /* CNI_AGENT_RUN_DIR */
 	char *ztunnel_sock;  /* ZTUNNEL_UDS_ADDRESS */
@@ -26,9 +34,20 @@ struct config {
 	struct ip_addr probe_v4, probe_v6;
 	uint64_t ztunnel_grace_ms;
 	char *log_filter;
+
+	/* putting the plugin on the node (host/install.h) */
+	enum install_mode install_cni; /* AMBIENT_INSTALL_CNI */
+	char *cni_conf_dir;	       /* MOUNTED_CNI_NET_DIR */
+	char *cni_bin_dir;	       /* AMBIENT_CNI_BIN_DIR */
+	char *cni_conf_name;	       /* CNI_CONF_NAME; "": the first usable one */
+	char *cni_owned_conf_name;     /* ISTIO_OWNED_CNI_CONFIG_FILENAME; "": chosen by us */
+	char *cni_plugin;	       /* AMBIENT_CNI_PLUGIN; "": it is there already */
+	char *pod_namespace;	       /* POD_NAMESPACE: of the agent's own pod; "": it is no pod */
+	bool replace_istio_cni;
+	bool release_pods; /* with CONFIG_UNINSTALL */
 };
 
-enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_VERSION };
+enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_VERSION, CONFIG_UNINSTALL };
 
 /* Reads the environment and the command line. 0 or -EINVAL naming the setting, its value and what
  * is expected. The caller frees with config_fini(), also after an error. */

@@ -25,6 +25,8 @@
 #include "node-agent/config.h"
 #include "node-agent/enrol/custody.h"
 #include "node-agent/enrol/enrol.h"
+#include "node-agent/host/install.h"
+#include "node-agent/host/uninstall.h"
 #include "node-agent/isolate.h"
 #include "node-agent/serve/events.h"
 #include "node-agent/serve/zds.h"
@@ -46,6 +48,7 @@ struct agent {
 	struct enrol *enrol;
 	struct zds_server *zds;
 	struct events *events;
+	struct install *install;
 	int event_fd, log_fd, zds_fd; /* listening, until a server takes them */
 	struct watch signals;
 	struct timer sync, status, watchdog;
@@ -229,8 +232,12 @@ static int start(struct agent *a, struct err *err)
 	enrol_set_zds(a->enrol, a->zds);
 	a->events = events_new(a->loop, take_fd(a->event_fd), take_fd(a->log_fd), &a->cfg, a->enrol,
 			       a->pods, &a->src, err);
-	if (a->events == NULL || isolate_syscalls(err) < 0)
+	if (a->events == NULL)
 		return -1;
+	a->install = install_new(a->loop, &a->cfg, err); /* runtimes may call from here on */
+	if (a->install == NULL || isolate_syscalls(err) < 0)
+		return -1;
+	events_set_install(a->events, a->install);
 	on_sync(&a->sync);
 	on_status(&a->status);
 	if (sd_watchdog_enabled(0, &usec) > 0) {
@@ -243,6 +250,7 @@ static int start(struct agent *a, struct err *err)
 static void stop(struct agent *a)
 {
 	(void)events_free(a->events);
+	(void)install_free(a->install);
 	(void)zds_server_free(a->zds);
 	(void)enrol_free(a->enrol);
 	(void)manifests_free(a->manifests);
@@ -261,6 +269,17 @@ static void stop(struct agent *a)
 	config_fini(&a->cfg);
 }
 
+static int uninstall(const struct config *cfg)
+{
+	struct err err = {0};
+
+	if (isolate_privileges(&err) < 0 || uninstall_run(cfg, &err) < 0) {
+		log_error("uninstall", "%s", err.msg);
+		return 1;
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct agent a = {.event_fd = -1, .log_fd = -1, .zds_fd = -1};
@@ -274,12 +293,14 @@ int main(int argc, char **argv)
 		return EXIT_BAD_ARGS;
 	}
 	if (action != CONFIG_RUN) {
+		int rc = action == CONFIG_UNINSTALL ? uninstall(&a.cfg) : 0;
+
 		if (action == CONFIG_HELP)
 			fputs(config_usage, stdout);
-		else
+		else if (action == CONFIG_VERSION)
 			puts("ambient-agent " VERSION);
 		config_fini(&a.cfg);
-		return 0;
+		return rc;
 	}
 	take_given_fds(&a);
 	if (start(&a, &err) < 0) {

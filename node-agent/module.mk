@@ -19,3 +19,12 @@ OBJS_fuzz_manifest := node-agent/source/manifest.c node-agent/source/pods.c
 PKGS_fuzz_manifest := yaml-0.1
 OBJS_fuzz_cni_request := node-agent/serve/cni_request.c node-agent/enrol/attachment.c
 OBJS_fuzz_attachment := node-agent/enrol/attachment.c
+
+# Putting the plugin on the node.
+HOST_PURE := node-agent/host/cniconf.c node-agent/host/plan.c
+UNIT_TESTS += cniconf install
+OBJS_test_cniconf := $(HOST_PURE)
+OBJS_test_install := $(AGENT_PURE) $(NFT_SRCS) $(HOST_PURE) node-agent/host/confdir.c node-agent/host/install.c
+PKGS_test_install := $(AGENT_PKGS)
+FUZZERS += cniconf
+OBJS_fuzz_cniconf := $(HOST_PURE)

@@ -16,6 +16,7 @@
 #include "lib/wire/http1.h"
 #include "node-agent/config.h"
 #include "node-agent/enrol/enrol.h"
+#include "node-agent/host/install.h"
 #include "node-agent/serve/cni_request.h"
 #include "node-agent/source/pods.h"
 #include "node-agent/source/source.h"
@@ -30,6 +31,7 @@ struct events {
 	struct enrol *enrol;
 	const struct pods *pods;
 	const struct source *src;
+	const struct install *install; /* NULL until it is there */
 };
 
 /* One ADD that waits. */
@@ -197,6 +199,8 @@ static void handle_status(struct events *e, struct http1_req *req)
 	jsonw_int(&w, "namespaces", (long long)pods_namespace_count(e->pods));
 	jsonw_cstr(&w, "error", e->src->error(e->src->impl));
 	jsonw_end_obj(&w);
+	if (e->install != NULL)
+		install_print(e->install, &w);
 	enrol_print_ztunnels(e->enrol, &w);
 	enrol_print_pods(e->enrol, &w);
 	jsonw_end_obj(&w);
@@ -286,6 +290,11 @@ struct events *events_new(struct loop *l, int event_fd, int log_fd, const struct
 	if (e->log == NULL)
 		return events_free(e);
 	return e;
+}
+
+void events_set_install(struct events *e, const struct install *in)
+{
+	e->install = in;
 }
 
 struct events *events_free(struct events *e)

@@ -9,6 +9,7 @@ struct config;
 struct enrol;
 struct err;
 struct events;
+struct install;
 struct loop;
 struct pods;
 struct source;
@@ -17,4 +18,6 @@ struct source;
 struct events *events_new(struct loop *l, int event_fd, int log_fd, const struct config *cfg,
 			  struct enrol *enrol, const struct pods *pods, const struct source *src,
 			  struct err *err) _must_check_;
+/* Shown in GET /v1/status; must outlive @e. */
+void events_set_install(struct events *e, const struct install *in);
 struct events *events_free(struct events *e);

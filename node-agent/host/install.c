@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * install.c: see install.h.
+ *
+ * Theory of operation. As with the manifests, an event only says "look again": after a short pause
+ * everything is looked at and what is not as it should be is done, in this order:
+ *
+ *	lock the directory -> the program -> what the configuration should be -> write it ->
+ *	remove what it takes the place of
+ *
+ * A step that fails ends the look; the next one is due in LOOK_AGAIN_MS, or when something changes.
+ * Our own writes cause one more look, which finds nothing to do. Attempts to write are paced, so
+ * that neither another program that rewrites the file nor a full disk makes us spin.
+ */
+#include "node-agent/host/install.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "lib/base/err.h"
+#include "lib/base/log.h"
+#include "lib/base/mem.h"
+#include "lib/event/loop.h"
+#include "lib/format/json.h"
+#include "lib/os/fd.h"
+#include "node-agent/config.h"
+#include "node-agent/host/plan.h"
+
+#define SETTLE_MS     30
+#define LOOK_AGAIN_MS 5000
+#define PROGRAM_MAX   (64u << 20)
+#define EVENTS                                                                                     \
+	(IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_CREATE | IN_DELETE_SELF |   \
+	 IN_MOVE_SELF | IN_ATTRIB | IN_ONLYDIR)
+
+enum state {
+	STATE_WAITING,
+	STATE_INSTALLED,
+	STATE_REPAIRING,
+	STATE_PREEMPTED,
+	STATE_FAILED,
+	STATE_N
+};
+
+static const char *const state_name[STATE_N] = {
+	[STATE_WAITING] = "waiting",	 [STATE_INSTALLED] = "installed",
+	[STATE_REPAIRING] = "repairing", [STATE_PREEMPTED] = "preempted",
+	[STATE_FAILED] = "failed",
+};
+
+struct install {
+	struct loop *loop;
+	const struct config *cfg;
+	int run_lock, conf_lock; /* -1: not held */
+	int ifd, conf_wd, bin_wd;
+	struct watch watch;
+	struct timer settle, look_again;
+	struct install_pace program_pace, conf_pace;
+	struct stat program_seen, source_seen; /* compared and found the same */
+	char *written;			       /* name of our own file, once we wrote it */
+	unsigned long writes;
+
+	enum state state;
+	char *file, *primary; /* names, NULL while not known */
+	struct err reason;
+};
+
+uint64_t install_pace_wait(const struct install_pace *p, uint64_t now_ms)
+{
+	uint64_t next = p->tried_ms + INSTALL_PACE_MS;
+
+	return p->tried_ms == 0 || now_ms >= next ? 0 : next - now_ms;
+}
+
+bool install_pace_done(struct install_pace *p, uint64_t now_ms)
+{
+	bool calm = p->done_ms == 0 || now_ms - p->done_ms > INSTALL_CALM_MS;
+
+	p->done_ms = now_ms;
+	p->fights = calm ? 0 : p->fights + 1;
+	return p->fights != 0 && p->fights % INSTALL_FIGHT_AT == 0;
+}
+
+/* --- state --- */
+
+static void set_name(char **at, const char *name)
+{
+	free(*at);
+	*at = name != NULL ? xstrdup(name) : NULL;
+}
+
+static void set_state(struct install *in, enum state s, const struct err *why)
+{
+	bool news = s != in->state || strcmp(why->msg, in->reason.msg) != 0;
+
+	in->state = s;
+	in->reason = *why;
+	if (!news)
+		return;
+	if (s == STATE_INSTALLED && why->msg[0] == '\0')
+		log_info("install", "installed file=%s/%s primary=%s", in->cfg->cni_conf_dir,
+			 in->file, in->primary);
+	else if (s == STATE_WAITING || s == STATE_REPAIRING)
+		log_info("install", "%s: %s", in->cfg->cni_conf_dir, why->msg);
+	else
+		log_warn("install", "%s: %s", in->cfg->cni_conf_dir, why->msg);
+}
+
+/* --- steps: each returns 0, or -errno with the reason; -EAGAIN: paced, -ENOENT: waiting --- */
+
+static void look(struct install *in);
+
+static void on_look_again(struct timer *t)
+{
+	look(container_of(t, struct install, look_again));
+}
+
+static bool same_directory(int fd, const char *path)
+{
+	struct stat a, b;
+
+	return fstat(fd, &a) == 0 && stat(path, &b) == 0 && a.st_dev == b.st_dev &&
+	       a.st_ino == b.st_ino;
+}
+
+static int step_lock(struct install *in, struct err *err)
+{
+	const char *dir = in->cfg->cni_conf_dir;
+	int fd;
+
+	if (in->conf_lock >= 0 && same_directory(in->conf_lock, dir))
+		return 0;
+	in->conf_lock = xclose(in->conf_lock); /* the directory was replaced by another */
+	fd = confdir_lock(dir, err);
+	if (fd < 0)
+		return fd;
+	in->conf_lock = fd;
+	return 0;
+}
+
+static bool same_file(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
+	       a->st_mode == b->st_mode && a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
+	       a->st_mtim.tv_nsec == b->st_mtim.tv_nsec && a->st_ctim.tv_sec == b->st_ctim.tv_sec &&
+	       a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+}
+
+/* Replaces a file of ours, unless that was tried a moment ago. */
+static int put_back(struct install *in, struct install_pace *p, const char *dir, const char *name,
+		    struct str text, mode_t mode, struct err *err)
+{
+	uint64_t now = loop_now_ms(in->loop), wait = install_pace_wait(p, now);
+	int r;
+
+	if (wait != 0) {
+		if (wait < LOOK_AGAIN_MS)
+			loop_timer_set(in->loop, &in->look_again, wait, on_look_again);
+		return err_set(err, EAGAIN,
+			       "%s/%s is not as it should be and will be put back in %u ms", dir,
+			       name, (unsigned int)wait);
+	}
+	p->tried_ms = now;
+	r = confdir_replace(dir, name, text.p, text.n, mode, err);
+	if (r < 0)
+		return r;
+	if (install_pace_done(p, now))
+		log_warn(
+			"install",
+			"another program keeps changing %s/%s: it was put back %u times in a row. "
+			"Tell that program to leave it alone (Cilium: cni.exclusive=false), or use "
+			"--install-cni=owned",
+			dir, name, p->fights);
+	return 0;
+}
+
+/* The plugin was put there by somebody else, a package for example. */
+static int check_program(const char *path, struct err *err)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return err_set(err, EINVAL,
+			       "%s: error %d; say with --cni-plugin where to copy it from", path,
+			       errno);
+	if (!S_ISREG(st.st_mode) || (st.st_mode & 0111) == 0)
+		return err_set(err, EINVAL, "%s is not a program", path);
+	return 0;
+}
+
+static int copy_program(struct install *in, const char *path, struct err *err)
+{
+	const struct config *cfg = in->cfg;
+	_cleanup_free_ char *want = NULL, *have = NULL;
+	size_t nwant, nhave;
+	struct stat st;
+	int r = file_read(cfg->cni_plugin, PROGRAM_MAX, &want, &nwant, err);
+
+	if (r < 0)
+		return err_set(err, EINVAL, "--cni-plugin: %.400s", err->msg);
+	if (stat(path, &st) == 0 && (st.st_mode & 07777) == 0755 &&
+	    file_read(path, PROGRAM_MAX, &have, &nhave, NULL) == 0 && nhave == nwant &&
+	    memcmp(have, want, nwant) == 0)
+		return 0;
+	r = put_back(in, &in->program_pace, cfg->cni_bin_dir, CNICONF_PLUGIN,
+		     (struct str){want, nwant}, 0755, err);
+	if (r == -ENOENT) /* the directory; for our caller that would be: wait */
+		return err_set(err, EINVAL, "--cni-bin-dir: %.400s", err->msg);
+	if (r < 0)
+		return r;
+	log_info("install", "program copied file=%s from=%s", path, cfg->cni_plugin);
+	return 0;
+}
+
+static int step_program(struct install *in, struct err *err)
+{
+	const struct config *cfg = in->cfg;
+	_cleanup_free_ char *path = xasprintf("%s/" CNICONF_PLUGIN, cfg->cni_bin_dir);
+	struct stat source, there;
+	int r;
+
+	if (cfg->cni_plugin[0] == '\0')
+		return check_program(path, err);
+	if (stat(cfg->cni_plugin, &source) == 0 && stat(path, &there) == 0) {
+		if (source.st_dev == there.st_dev && source.st_ino == there.st_ino)
+			return check_program(path, err);
+		if (same_file(&source, &in->source_seen) && same_file(&there, &in->program_seen))
+			return 0;
+	}
+	r = copy_program(in, path, err);
+	if (r < 0)
+		return r;
+	if (stat(cfg->cni_plugin, &in->source_seen) < 0 || stat(path, &in->program_seen) < 0)
+		in->source_seen = in->program_seen = (struct stat){0}; /* compare again */
+	return 0;
+}
+
+static int write_conf(struct install *in, const struct plan *p, struct err *err)
+{
+	const char *dir = in->cfg->cni_conf_dir;
+	int r = put_back(in, &in->conf_pace, dir, p->target, (struct str){p->text.p, p->text.n},
+			 p->mode, err);
+
+	if (r < 0)
+		return r;
+	in->writes++;
+	if (in->cfg->install_cni == INSTALL_OWNED)
+		set_name(&in->written, p->target);
+	log_info("install", "configuration written file=%s/%s primary=%s", dir, p->target,
+		 p->primary->name);
+	return 0;
+}
+
+/* What @p takes the place of goes after @p is there: some file with us in it is always first. */
+static int remove_replaced(struct install *in, const struct confdir *d, const struct plan *p,
+			   struct err *err)
+{
+	const char *dir = in->cfg->cni_conf_dir;
+	int r = p->wrap ? confdir_remove(dir, p->primary->name, err) : 0;
+
+	for (size_t i = 0; r == 0 && i < d->n; i++)
+		if (plan_is_stale(p, &d->files[i]))
+			r = confdir_remove(dir, d->files[i].name, err);
+	return r;
+}
+
+static int step_conf(struct install *in, bool *ret_preempted, struct err *err)
+{
+	const struct config *cfg = in->cfg;
+	struct plan_opts o = {
+		.owned = cfg->install_cni == INSTALL_OWNED,
+		.conf_name = cfg->cni_conf_name,
+		.owned_name = cfg->cni_owned_conf_name,
+		.written = in->written,
+		.replace_stock = cfg->replace_istio_cni,
+		.entry = {.run_dir = str_of(cfg->run_dir),
+			  .pod_namespace = str_of(cfg->pod_namespace),
+			  .excluded = cfg->excluded,
+			  .nexcluded = cfg->nexcluded},
+	};
+	struct confdir d;
+	struct plan p;
+	int r = confdir_read(cfg->cni_conf_dir, &d, err);
+
+	if (r < 0)
+		return r;
+	r = plan_make(&d, &o, &p, err);
+	if (p.target != NULL)
+		set_name(&in->file, p.target);
+	if (p.primary != NULL)
+		set_name(&in->primary, p.primary->name);
+	if (r == 0 && p.write)
+		r = write_conf(in, &p, err);
+	if (r == 0)
+		r = remove_replaced(in, &d, &p, err);
+	if (r == 0 && p.warning[0] != '\0')
+		(void)err_set(err, EEXIST, "%s", p.warning);
+	*ret_preempted = r == 0 && p.preempted;
+	plan_fini(&p);
+	confdir_fini(&d);
+	return r;
+}
+
+/* --- looking --- */
+
+static void on_settled(struct timer *t)
+{
+	look(container_of(t, struct install, settle));
+}
+
+static void on_inotify(struct watch *w, uint32_t events)
+{
+	struct install *in = container_of(w, struct install, watch);
+	char buf[4096];
+
+	(void)events;
+	for (int i = 0; i < 16; i++)
+		if (read(w->fd, buf, sizeof(buf)) <= 0)
+			break;
+	if (!timer_armed(&in->settle))
+		loop_timer_set(in->loop, &in->settle, SETTLE_MS, on_settled);
+}
+
+/* Adding a watch again changes nothing, unless the path leads to another directory now. */
+static void watch_directory(struct install *in, int *wd, const char *dir)
+{
+	int now = inotify_add_watch(in->ifd, dir, EVENTS);
+
+	if (*wd >= 0 && now != *wd)
+		(void)inotify_rm_watch(in->ifd, *wd); /* fails if the directory is gone */
+	*wd = now;
+}
+
+static void look(struct install *in)
+{
+	bool preempted = false;
+	struct err err = {0};
+	int r;
+
+	loop_timer_cancel(&in->settle);
+	loop_timer_set(in->loop, &in->look_again, LOOK_AGAIN_MS, on_look_again);
+	watch_directory(in, &in->conf_wd, in->cfg->cni_conf_dir);
+	watch_directory(in, &in->bin_wd, in->cfg->cni_bin_dir);
+	r = step_lock(in, &err);
+	if (r == 0)
+		r = step_program(in, &err);
+	if (r == 0)
+		r = step_conf(in, &preempted, &err);
+	if (r == 0)
+		set_state(in, preempted ? STATE_PREEMPTED : STATE_INSTALLED, &err);
+	else if (r == -ENOENT)
+		set_state(in, STATE_WAITING, &err);
+	else if (r == -EAGAIN)
+		set_state(in, STATE_REPAIRING, &err);
+	else
+		set_state(in, STATE_FAILED, &err);
+}
+
+static int start(struct install *in, struct err *err)
+{
+	int r = step_lock(in, err);
+
+	if (r < 0 && r != -ENOENT)
+		return r;
+	in->ifd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	if (in->ifd < 0)
+		return err_errno(err, errno, "inotify");
+	r = loop_watch(in->loop, &in->watch, in->ifd, EPOLLIN, on_inotify);
+	if (r < 0)
+		return err_errno(err, -r, "watch inotify");
+	confdir_clean(in->cfg->cni_conf_dir);
+	confdir_clean(in->cfg->cni_bin_dir);
+	look(in);
+	return 0;
+}
+
+struct install *install_new(struct loop *l, const struct config *cfg, struct err *err)
+{
+	struct install *in = xcalloc(1, sizeof(*in));
+
+	in->loop = l;
+	in->cfg = cfg;
+	in->ifd = in->conf_wd = in->bin_wd = in->conf_lock = -1;
+	in->state = STATE_N;
+	in->run_lock = confdir_lock(cfg->run_dir, cfg->install_cni != INSTALL_OFF ? err : NULL);
+	if (cfg->install_cni == INSTALL_OFF)
+		return in;
+	if (in->run_lock < 0 || start(in, err) < 0)
+		return install_free(in);
+	return in;
+}
+
+struct install *install_free(struct install *in)
+{
+	if (in == NULL)
+		return NULL;
+	loop_timer_cancel(&in->settle);
+	loop_timer_cancel(&in->look_again);
+	loop_unwatch(in->loop, &in->watch);
+	(void)xclose(in->ifd);
+	(void)xclose(in->conf_lock);
+	(void)xclose(in->run_lock);
+	free(in->written);
+	free(in->file);
+	free(in->primary);
+	free(in);
+	return NULL;
+}
+
+static void print_path(struct jsonw *w, const char *key, const char *dir, const char *name)
+{
+	_cleanup_free_ char *path = name != NULL ? xasprintf("%s/%s", dir, name) : NULL;
+
+	jsonw_cstr(w, key, path);
+}
+
+void install_print(const struct install *in, struct jsonw *w)
+{
+	const struct config *cfg = in->cfg;
+
+	jsonw_obj(w, "install");
+	jsonw_cstr(w, "mode", config_install_name[cfg->install_cni]);
+	if (cfg->install_cni != INSTALL_OFF) {
+		jsonw_cstr(w, "state", state_name[in->state]);
+		print_path(w, "file", cfg->cni_conf_dir, in->file);
+		print_path(w, "primary", cfg->cni_conf_dir, in->primary);
+		print_path(w, "plugin", cfg->cni_bin_dir, CNICONF_PLUGIN);
+		jsonw_int(w, "writes", (long long)in->writes);
+		jsonw_cstr(w, "reason", in->reason.msg);
+	}
+	jsonw_end_obj(w);
+}
