@@ -155,8 +155,9 @@ class Client:
         return True
 
     def answer(self, sid):
+        """The status of the response; None when the stream or the connection ended without one."""
         while sid not in self.status:
-            if not self.pump():
+            if sid in self.ended or not self.pump():
                 return None
         return self.status[sid]
 

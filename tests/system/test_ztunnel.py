@@ -479,7 +479,9 @@ def connect_to_other_addresses():
             ("10.77.0.3:9", 503)]
     for authority, want in rows:
         got = client.answer(client.request(authority))
-        check(got == want, authority, "got", got, "want", want)
+        # newer libraries (nghttp2 1.64) reset a stream with user information by themselves
+        check(got == want or (got is None and "@" in authority), authority, "got", got, "want",
+              want)
     check(client.answer(client.request("10.77.0.3:8080", method="GET")) == 400, "GET")
     client.close()
     s.zt.wait_line("connection failed", "ip mismatch: 10.77.0.3 != 10.77.0.2")
