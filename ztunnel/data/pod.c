@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,8 @@
 #include "lib/os/clock.h"
 #include "lib/os/fd.h"
 #include "ztunnel/data/data.h"
+
+#define WAITING_ROUNDS 256 /* times ACCEPTS: more than a listening queue holds */
 
 static uint64_t uid_hash(const char *uid)
 {
@@ -239,8 +242,21 @@ void pod_remove(struct pod *p)
 	loop_defer(p->w->loop, &p->defer, pod_free);
 }
 
+/* Closing a listening socket resets what waits in its queue: take it before the sockets go. */
+static void accept_waiting(struct pod *p)
+{
+	for (int i = 0; i < MESH_L_N; i++) {
+		struct listener *l = &p->listeners[i];
+		struct pollfd pfd = {.fd = l->w.fd, .events = POLLIN};
+
+		for (int n = 0; n < WAITING_ROUNDS && l->w.added && poll(&pfd, 1, 0) == 1; n++)
+			on_accept(&l->w, EPOLLIN);
+	}
+}
+
 void pod_replace_shared(struct pod *p, struct pod_shared *sh)
 {
+	accept_waiting(p);
 	pod_listen(p, false);
 	/* the table's key must not change: same uid */
 	pod_shared_unref(p->sh);
