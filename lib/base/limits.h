@@ -20,10 +20,15 @@
 
 /* HBONE peers (security.md H1-H4, T2, T3) */
 #define LIMIT_H2_HEADER_LIST_BYTES   8192 /* decoded header list of one CONNECT; it needs < 1 KiB */
+#define LIMIT_H2_FIELDS		     48	  /* header fields; HBONE needs under 20 */
 #define LIMIT_H2_CONTINUATIONS	     8
-#define LIMIT_H2_STREAMS	     200 /* MAX_CONCURRENT_STREAMS we offer (ztunnel-spec 7.1) */
-#define LIMIT_H2_RESETS_BURST	     200 /* RST_STREAM and failed streams before GOAWAY ... */
-#define LIMIT_H2_RESETS_PER_SEC	     50	 /* ... and how fast that allowance refills */
+#define LIMIT_H2_STREAMS	     200  /* MAX_CONCURRENT_STREAMS we offer (ztunnel-spec 7.1) */
+#define LIMIT_H2_RESETS_BURST	     200  /* streams that end before they are established ... */
+#define LIMIT_H2_RESETS_PER_SEC	     50	  /* ... and how fast that allowance refills */
+#define LIMIT_H2_CHEAP_BURST	     1000 /* PING, SETTINGS, PRIORITY, empty DATA, tiny credit */
+#define LIMIT_H2_CHEAP_PER_SEC	     100  /* a well-behaved peer needs about one a second */
+#define LIMIT_TLS_SHAKES_PER_TURN    8	  /* handshake steps between two looks at other traffic */
+#define LIMIT_FD_RESERVE	     32	  /* descriptors kept for the dials of what was accepted */
 #define LIMIT_TLS_CHAIN_DEPTH	     4
 #define LIMIT_TLS_HANDSHAKES_PENDING 1024 /* per worker, before authentication */
 #define LIMIT_TLS_HANDSHAKE_MS	     10000

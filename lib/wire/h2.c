@@ -12,9 +12,7 @@
 #include "lib/base/limits.h"
 #include "lib/wire/h2_internal.h"
 
-#define CHEAP_BURST   1000 /* PING, SETTINGS, PRIORITY, empty DATA, tiny WINDOW_UPDATE ... */
-#define CHEAP_PER_SEC 100  /* ... a well-behaved peer needs about one a second */
-#define TINY_CREDIT   256
+#define TINY_CREDIT 256 /* a WINDOW_UPDATE below this counts as cheap */
 
 char h2_detached; /* user of a stream that the caller gave up */
 
@@ -61,7 +59,7 @@ void h2_charge(struct h2 *h)
 
 static void charge_cheap(struct h2 *h)
 {
-	if (!bucket_take(&h->cheap, h->now_ms, CHEAP_BURST, CHEAP_PER_SEC))
+	if (!bucket_take(&h->cheap, h->now_ms, LIMIT_H2_CHEAP_BURST, LIMIT_H2_CHEAP_PER_SEC))
 		calm(h);
 }
 
@@ -98,7 +96,7 @@ static int on_header(nghttp2_session *ng, const nghttp2_frame *frame, const uint
 	(void)ng;
 	(void)frame;
 	(void)flags;
-	if (b == NULL || b->head.nfields == H2_FIELDS_MAX ||
+	if (b == NULL || b->head.nfields == LIMIT_H2_FIELDS ||
 	    sizeof(b->text) - b->used < namelen + valuelen)
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* resets this stream */
 	f = &b->head.field[b->head.nfields++];

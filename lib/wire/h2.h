@@ -24,6 +24,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include "lib/base/limits.h"
 #include "lib/base/str.h"
 
 struct h2;
@@ -48,9 +49,8 @@ struct h2_field {
 	struct str name, value;
 };
 
-#define H2_FIELDS_MAX 48 /* HBONE needs under 20 */
-struct h2_head {	 /* valid during the callback */
-	struct h2_field field[H2_FIELDS_MAX];
+struct h2_head { /* valid during the callback */
+	struct h2_field field[LIMIT_H2_FIELDS];
 	size_t nfields;
 	bool end_stream;
 };

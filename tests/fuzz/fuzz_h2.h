@@ -37,7 +37,7 @@ static void on_head(void *ctx, int32_t id, void *user, const struct h2_head *h)
 
 	for (size_t i = 0; i < h->nfields; i++)
 		bytes += h->field[i].name.n + h->field[i].value.n;
-	MUST(h->nfields <= H2_FIELDS_MAX && bytes <= LIMIT_H2_HEADER_LIST_BYTES);
+	MUST(h->nfields <= LIMIT_H2_FIELDS && bytes <= LIMIT_H2_HEADER_LIST_BYTES);
 	note(s, 1000 + (uint64_t)id + bytes);
 	s->heads++;
 	if (user != NULL)

@@ -511,7 +511,7 @@ static void flood__too_many_fields(void **st)
 	size_t n = connect_block(f + 9);
 
 	(void)st;
-	for (int i = 0; i < H2_FIELDS_MAX; i++)
+	for (int i = 0; i < LIMIT_H2_FIELDS; i++)
 		n += literal(f + 9 + n, "x", "y", 1);
 	frame(f, n, 1, 4, 1);
 	assert_int_equal(h2_recv(s->h, f, n + 9, 1000), 0);

@@ -56,11 +56,9 @@
 #define PIPE_BYTES	(1u << 20)
 #define PIPES_KEPT	8
 #define PIPES_MAX	128
-#define SHAKES_PER_TURN 8 /* public-key operations block the worker */
 #define SEGS_MAX	2048
 #define ACCEPTS		32
 #define ACCEPT_PAUSE_MS 100
-#define FD_RESERVE	32
 
 struct worker;
 struct pod;

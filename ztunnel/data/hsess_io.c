@@ -275,7 +275,7 @@ static void receive(struct hsess *s)
 		return;
 	}
 	/* about a millisecond each: established connections go in between */
-	if (s->state == HS_HANDSHAKE && w->shakes++ >= SHAKES_PER_TURN) {
+	if (s->state == HS_HANDSHAKE && w->shakes++ >= LIMIT_TLS_SHAKES_PER_TURN) {
 		hsess_dirty(s);
 		return;
 	}

@@ -96,7 +96,7 @@ static int last_comfortable(void)
 
 	if (getrlimit(RLIMIT_NOFILE, &r) < 0 || r.rlim_cur > INT_MAX)
 		return INT_MAX;
-	return (int)r.rlim_cur - FD_RESERVE;
+	return (int)r.rlim_cur - LIMIT_FD_RESERVE;
 }
 
 static bool is_shortage(int e)
