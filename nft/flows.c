@@ -33,6 +33,7 @@
 #include "lib/os/netns.h"
 #include "lib/os/sock.h"
 #include "nft/extack.h"
+#include "nft/model.h"
 #include "nft/ns.h"
 
 #define PACKET_BYTES   32768
@@ -47,7 +48,7 @@ struct flow {
 struct flows {
 	struct flow *f;
 	size_t n, cap;
-	size_t mesh_listeners;
+	size_t mesh_listeners, marked;
 };
 
 static void flows_fini(struct flows *x)
@@ -79,8 +80,22 @@ static bool is_mesh_port(uint16_t port)
 	(1u << TCP_ESTABLISHED | 1u << TCP_SYN_RECV | 1u << TCP_FIN_WAIT1 | 1u << TCP_FIN_WAIT2 |  \
 	 1u << TCP_CLOSE_WAIT | 1u << TCP_LAST_ACK | 1u << TCP_CLOSING)
 
-static void take_socket(struct flows *x, const struct inet_diag_msg *m)
+/* Sockets that ztunnel accepts inherit the listener's mark, those that it dials get it. */
+static bool has_mesh_mark(const struct nlmsghdr *h)
 {
+	const char *end = mnl_nlmsg_get_payload_tail(h);
+	const struct nlattr *a = mnl_nlmsg_get_payload_offset(h, sizeof(struct inet_diag_msg));
+
+	for (; mnl_attr_ok(a, (int)(end - (const char *)a)); a = mnl_attr_next(a))
+		if (mnl_attr_get_type(a) == INET_DIAG_MARK &&
+		    mnl_attr_get_payload_len(a) == sizeof(uint32_t))
+			return (mnl_attr_get_u32(a) & NFT_MARK_MASK) == MESH_MARK;
+	return false;
+}
+
+static void take_socket(struct flows *x, const struct nlmsghdr *h)
+{
+	const struct inet_diag_msg *m = mnl_nlmsg_get_payload(h);
 	size_t len = m->idiag_family == AF_INET ? 4 : 16;
 	struct flow f = {
 		.local.port = ntohs(m->id.idiag_sport),
@@ -89,6 +104,8 @@ static void take_socket(struct flows *x, const struct inet_diag_msg *m)
 
 	if (m->idiag_state == TCP_LISTEN)
 		x->mesh_listeners += is_mesh_port(f.local.port);
+	else
+		x->marked += has_mesh_mark(h);
 	if (m->idiag_state > TCP_CLOSING || !(BEGUN & 1u << m->idiag_state) ||
 	    ip_from_bytes(m->id.idiag_src, len, &f.local.ip) < 0 ||
 	    ip_from_bytes(m->id.idiag_dst, len, &f.remote.ip) < 0 || x->n == FLOWS_MAX)
@@ -116,7 +133,7 @@ static int take_packet(struct flows *x, const char *buf, ssize_t n)
 			return m->nlmsg_len >= NLMSG_HDRLEN + sizeof(*e) ? e->error : -EBADMSG;
 		if (m->nlmsg_type == SOCK_DIAG_BY_FAMILY &&
 		    m->nlmsg_len >= NLMSG_HDRLEN + sizeof(struct inet_diag_msg))
-			take_socket(x, mnl_nlmsg_get_payload(m));
+			take_socket(x, m);
 	}
 	return 0;
 }
@@ -215,6 +232,16 @@ int nft_flows_count(int netns_fd, size_t *ret, struct err *err)
 		r = list(netns_fd, 1u << TCP_LISTEN, &x, err);
 	if (r == 0)
 		*ret = sockets > x.mesh_listeners ? sockets - x.mesh_listeners : 0;
+	return r;
+}
+
+int nft_flows_carried(int netns_fd, size_t *ret, struct err *err)
+{
+	_cleanup_(flows_fini) struct flows x = {0};
+	int r = list(netns_fd, BEGUN | 1u << TCP_SYN_SENT, &x, err);
+
+	if (r == 0)
+		*ret = x.marked;
 	return r;
 }
 

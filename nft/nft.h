@@ -45,6 +45,9 @@ int nft_pod_apply(int netns_fd, const struct nft_pod_opts *o, struct err *err) _
  * translation, which ends with the tables. For un-enrolment: release, let ztunnel drain, remove.
  * The state is NFT_DIFFERENT until then; an apply captures again. Nothing there is success. */
 int nft_pod_release(int netns_fd, struct err *err) _must_check_;
+/* How many connections the mesh carries in the namespace: TCP sockets with ztunnel's mark that are
+ * not listeners. For the wait between release and remove. */
+int nft_pod_carried(int netns_fd, size_t *ret, struct err *err) _must_check_;
 /* Removes everything nft_pod_apply() may have added, in reverse order. Nothing there is success. */
 int nft_pod_remove(int netns_fd, struct err *err) _must_check_;
 

@@ -197,6 +197,11 @@ int nft_pod_release(int netns_fd, struct err *err)
 	return r;
 }
 
+int nft_pod_carried(int netns_fd, size_t *ret, struct err *err)
+{
+	return nft_flows_carried(netns_fd, ret, err);
+}
+
 /* Counts how much of ours is there at all, and the differences into @out. */
 static size_t diff_routes(const struct nft_ns *ns, const struct nft_routes *have, size_t *present,
 			  struct strbuf *out)

@@ -47,6 +47,8 @@ struct enrolment {
 	struct list waiters;
 	struct timer retry;
 	unsigned int backoff_ms;
+	struct timer drain; /* armed: it leaves, and its connections may not have ended yet */
+	unsigned int drain_looks;
 	struct ready again;
 	struct deferred dead;
 };
@@ -98,6 +100,11 @@ void enrolment_drop(struct enrolment *x, bool keep_journal);
 int enrolment_open_netns(struct enrolment *x, struct err *err) _must_check_;
 /* A ztunnel is connected, or left so recently that connections may wait for it. */
 bool enrol_ztunnel_usable(const struct enrol *e);
+
+/* drain.c */
+/* Stops the capture of a running pod and lets ztunnel and its queues go. True: its connections may
+ * still end, enrolment_reconcile() comes again. False: there is nothing (more) to wait for. */
+bool enrolment_drain(struct enrolment *x);
 
 /* add.c */
 void enrolment_answer(struct enrolment *x, const struct enrol_answer *a);

@@ -6,7 +6,8 @@
  * done:
  *
  *   eligible      netns -> journal -> custody -> rules -> ZDS Add, ack -> probe set -> ENROLLED
- *   not eligible  probe set -> ZDS Del -> rules -> custody -> netns          -> NOT_IN_MESH
+ *   not eligible  capture off -> probe set -> ZDS Del -> custody -> connections end (drain.c)
+ *                 -> rules -> netns                                          -> NOT_IN_MESH
  *   unknown       nothing is changed; who waits is told to try again
  *
  * Sockets exist before rules, so what is captured always finds a queue. Each step is idempotent and
@@ -311,6 +312,7 @@ void enrolment_go_in(struct enrolment *x, const struct pod *p, const char *reaso
 	int r;
 
 	x->wanted = true;
+	loop_timer_cancel(&x->drain);
 	if (x->add.peer != NULL) {
 		x->recheck = true; /* ztunnel's answer goes on from here */
 		return;
@@ -409,6 +411,7 @@ void enrolment_drop(struct enrolment *x, bool keep_journal)
 	x->magic = OBJ_DEAD;
 	zds_server_add_cancel(&x->add);
 	loop_timer_cancel(&x->retry);
+	loop_timer_cancel(&x->drain);
 	loop_ready_cancel(&x->again);
 	list_remove(&x->node);
 	custody_forget(&x->custody);
@@ -424,6 +427,8 @@ void enrolment_go_out(struct enrolment *x, const char *reason)
 	struct err err = {0};
 	int r = step_journal(x, &err);
 
+	if (r == 0 && enrolment_drain(x))
+		return;
 	if (r == 0)
 		r = enrolment_leave(x, true, true, &err);
 	if (r < 0) {

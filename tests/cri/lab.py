@@ -16,11 +16,12 @@ class Talk:
     0.1 s, each of which must come back."""
 
     def __init__(self, a, b, port):
-        self.a, self.got = a, "/tmp/talk.%s.%d" % (b.name, port)
+        self.a, self.text, self.got = a, "line-for-%d" % port, "/tmp/talk.%s.%d" % (b.name, port)
         b.sh("nc -ll -p %d -e cat > /dev/null 2>&1 < /dev/null &" % port)
         wait_until("the echo server", lambda: ":%d " % port in b.in_netns("ss", "-Hltn"))
-        a.sh("(while [ ! -e /tmp/hush ]; do echo tick; usleep 100000; done | nc %s %d > %s) "
-             "> /dev/null 2>&1 < /dev/null &" % (b.ip, port, self.got))
+        a.sh("(while [ ! -e %s.hush ]; do echo %s; usleep 100000; done | nc %s %d > %s; "
+             "touch %s.ended) > /dev/null 2>&1 < /dev/null &"
+             % (self.got, self.text, b.ip, port, self.got, self.got))
         self.goes_on()
 
     def lines(self):
@@ -33,7 +34,11 @@ class Talk:
         return self.lines()
 
     def end(self):
-        self.a.sh("touch /tmp/hush")
+        self.a.sh("touch %s.hush" % self.got)
+
+    def ended(self):
+        """True once the connection is over, whoever ended it."""
+        return self.a.sh("ls %s.ended" % self.got)[0] == 0
 
 
 class Lab:

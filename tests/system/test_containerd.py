@@ -19,7 +19,7 @@ import traceback
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [TESTS, os.path.join(TESTS, "check")]
 
-from cri import lab, node, private, product  # noqa: E402
+from cri import lab, node, private, product, wire  # noqa: E402
 from cri.client import CriError  # noqa: E402
 from cri.daemon import wait_until  # noqa: E402
 from tap import Tap  # noqa: E402
@@ -297,6 +297,30 @@ def labels_change(x):
     same(plain.identity(), before, "the container's process")
 
 
+def release_ends_captured(x):
+    """Connections that the mesh carried end with the enrolment, rather than going on in the clear."""
+    plain, server = x.pods["plain"], x.pods["server"]
+    x.manifests.pod(plain, mode="ambient")
+    enrolled(x, plain)
+    x.state.workload(plain)
+    x.write_state()
+    talks = [lab.Talk(server, plain, 9002), lab.Talk(plain, server, 9003)]
+    capture = wire.Capture(node.BRIDGE, x.files + "/release.pcap").start()
+    try:
+        x.manifests.pod(plain)
+        x.agent.wait_state(plain, "not-in-mesh")
+        for t in talks:
+            wait_until("the connection of %s to end" % t.a.name, t.ended)
+        capture.stop(plain.ip)
+    finally:
+        capture.abandon()
+    for t in talks:
+        same(wire.count_text(capture.path, t.text.encode()), 0, "lines in the clear: " + t.text)
+    x.state.workload(plain, mesh=False)
+    x.write_state()
+    page(x, x.pods["client"], plain)
+
+
 def label_changed_without_agent(x):
     """What changed while the agent was away is made good at its next start, both ways."""
     plain, client = x.pods["plain"], x.pods["client"]
@@ -401,6 +425,8 @@ CASES = [
     ("no ztunnel for longer than the grace period: no new pods", ztunnel_away),
     ("a label enrols a running pod, whose connections go on, and releases it without a trace",
      labels_change),
+    ("release ends what the mesh carried; nothing of it goes on in the clear",
+     release_ends_captured),
     ("a label changed while the agent was away", label_changed_without_agent),
     ("a namespace's label enrols and releases its running pods", namespace_label),
     ("containerd killed and started: pods stay", runtime_restarts),
