@@ -476,6 +476,8 @@ def main():
         print("1..0 # SKIP needs root")
         return 0
     chosen = [t for t in TESTS if not a.names or t.__name__ in a.names]
+    if a.names and len(chosen) != len(a.names):
+        ap.error("no such test among " + " ".join(a.names))
     failed = 0
     for n, t in enumerate(chosen, 1):
         w = World()

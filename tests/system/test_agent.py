@@ -133,6 +133,20 @@ def ztunnel_that_never_answers(w):
 
 
 @test
+def slow_ztunnel_is_waited_for(w):
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    w.start()
+    z = w.ready_ztunnel(V2)
+    c = w.begin(p.event())
+    z.expect(1)
+    z.quiet(1.5)  # longer than an unknown pod is waited for
+    z.ack()
+    assert w.end(c)[1]["outcome"] == "enrolled"
+
+
+@test
 def no_ztunnel_no_pod(w):
     w.namespace(mode="ambient")
     p, q = Pod(w, "app"), Pod(w, "plain")

@@ -364,7 +364,8 @@ def newest_gets_adds_and_the_one_before_takes_over(w):
 def only_root_is_answered(w):
     w.start()
     os.chmod(w.dir, 0o755)
-    for f, kind in ((w.sock, "SOCK_STREAM"), (w.zds, "SOCK_SEQPACKET")):
+    http_get = b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n"
+    for f, kind, first in ((w.sock, "SOCK_STREAM", http_get), (w.zds, "SOCK_SEQPACKET", b"\x08\x01")):
         assert os.stat(f).st_mode & 0o777 == 0o600
         os.chmod(f, 0o666)
         out = run("setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-c", """
@@ -373,11 +374,11 @@ s = socket.socket(socket.AF_UNIX, socket.%s)
 s.settimeout(5)
 s.connect(%r)
 try:
-    s.send(b"GET /v1/status HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+    s.send(%r)
     print(repr(s.recv(4096)[:16]))
 except OSError as e:
     print("refused", e)
-""" % (kind, f))
+""" % (kind, f, first))
         assert "403" in out or "b''" in out or "refused" in out, out
     assert "uid" not in w.request("GET", "/nope")[1]
 
@@ -499,7 +500,7 @@ def running_pod_is_found_by_its_cgroup(w):
         os.makedirs(leaf)
     except OSError as e:
         raise Skip("cannot make a cgroup: %s" % e) from e
-    proc = None
+    proc = proc2 = None
     try:
         proc = subprocess.Popen(["ip", "netns", "exec", p.netns, "sleep", "600"])
         with open(leaf + "/cgroup.procs", "w") as f:
@@ -513,26 +514,27 @@ def running_pod_is_found_by_its_cgroup(w):
         assert p.uid.encode() in payload and os.fstat(fds[0]).st_ino == os.stat(p.path).st_ino
         until("enrolled", lambda: w.state(p) == "enrolled")
         # a process with the UID in a namespace without the pod's address is not believed
-        q = Pod(w, "liar", uid=p.uid[:-1] + "f")
+        q, r = Pod(w, "liar", uid=p.uid[:-1] + "f"), Pod(w, "other")
         leaf2 = "%s/pod%s/%s" % (top, q.uid, "b" * 64)
         os.makedirs(leaf2)
-        proc2 = subprocess.Popen(["ip", "netns", "exec", w.host, "sleep", "600"])
+        proc2 = subprocess.Popen(["ip", "netns", "exec", r.netns, "sleep", "600"])
         with open(leaf2 + "/cgroup.procs", "w") as f:
             f.write(str(proc2.pid))
+        until("in the other namespace",
+              lambda: os.stat("/proc/%d/ns/net" % proc2.pid).st_ino == os.stat(r.path).st_ino)
         w.put("q.yaml", q.manifest())
         z.quiet(0.5)
-        assert w.state(q) == "none"
-        proc2.kill()
-        proc2.wait()
+        assert w.state(q) == "none" and r.clean()
         # the runtime's DEL comes with an ID that we never saw
         w.cni(p.event("DEL"))
         z.expect(2)
         z.ack()
         assert not p.has_rules()
     finally:
-        if proc is not None:
-            proc.kill()
-            proc.wait()
+        for x in (proc, proc2):
+            if x is not None:
+                x.kill()
+                x.wait()
         for d, _, _ in os.walk(top, topdown=False):
             until("cgroup is empty", lambda d=d: rmdir(d))
 
