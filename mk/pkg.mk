@@ -40,7 +40,7 @@ $(foreach p,$(PKG_NAMES),$(eval PKG_LIBS_$(p) := $(call pkg-libs,$(p))))
 PKG_LIBS_jemalloc := -l:libjemalloc.a -lm
 
 # Goals that compile nothing work without the libraries.
-PKG_FREE_GOALS := deps deps-build deps-check deps-test deps-demo clean test check demo demo-run stats-source debian13 help
+PKG_FREE_GOALS := deps deps-build deps-check deps-lab deps-test deps-demo clean test check demo demo-run stats-source debian13 help
 ifneq ($(or $(filter-out $(PKG_FREE_GOALS),$(MAKECMDGOALS)),$(if $(MAKECMDGOALS),,all)),)
 pkg-check = $(shell $(PKGCONF) --atleast-version=$(PKG_MIN_$(1)) $(1) 2>/dev/null || \
 	echo '$(1)>=$(PKG_MIN_$(1)) (Debian package $(PKG_DEB_$(1)));')
@@ -56,13 +56,16 @@ BUILD_DEPS := gcc make pkg-config binutils libc6-dev libnftnl-dev libmnl-dev lib
 	protobuf-c-compiler libsystemd-dev libcap-ng-dev libseccomp-dev \
 	libjemalloc-dev libcmocka-dev libjsmn-dev
 CHECK_DEPS := python3 clang clang-format clang-tidy libclang-rt-dev mandoc
-TEST_DEPS := python3-grpcio python3-protobuf python3-yaml python3-cryptography python3-h2 \
+# What the system tests need that make their own namespaces and start nothing but our programs.
+LAB_DEPS := python3-protobuf python3-yaml python3-cryptography python3-h2 protobuf-compiler nftables \
+	iproute2 iputils-ping procps curl openssl util-linux
+TEST_DEPS := $(LAB_DEPS) python3-grpcio python3-protobuf python3-yaml python3-cryptography python3-h2 \
 	protobuf-compiler nftables iproute2 iputils-ping procps tcpdump curl openssl iperf3 strace \
 	nghttp2-client util-linux debootstrap systemd-container ca-certificates git
 DEMO_DEPS := containerd runc containernetworking-plugins busybox-static tcpdump iproute2 nftables \
 	python3 python3-grpcio python3-protobuf python3-yaml python3-cryptography protobuf-compiler
 
-.PHONY: deps deps-build deps-check deps-test deps-demo
+.PHONY: deps deps-build deps-check deps-lab deps-test deps-demo
 # Everything that `make`, `make check`, `make test` and `make demo` need.
 deps:
 	@sh mk/deps.sh $(sort $(BUILD_DEPS) $(CHECK_DEPS) $(TEST_DEPS) $(DEMO_DEPS))
@@ -70,6 +73,8 @@ deps-build:
 	@sh mk/deps.sh $(sort $(BUILD_DEPS))
 deps-check:
 	@sh mk/deps.sh $(sort $(BUILD_DEPS) $(CHECK_DEPS))
+deps-lab:
+	@sh mk/deps.sh $(sort $(BUILD_DEPS) $(CHECK_DEPS) $(LAB_DEPS))
 deps-test: deps
 deps-demo:
 	@sh mk/deps.sh $(sort $(BUILD_DEPS) $(DEMO_DEPS))

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# debian13.sh: builds the tree in a Debian 13 root and runs its unit tests and checks there. Prints TAP.
+# debian13.sh: builds the tree in a Debian 13 root and runs checks, unit tests and some system tests there. Prints TAP.
 # The root is made once, in .cache/trixie, from the mirror that this machine's apt uses; the build goes to
 # build/trixie. Needs root. `make debian13` shows the same with all output.
 set -u
@@ -27,14 +27,22 @@ skip() {
 [ "$(. /etc/os-release && echo "${VERSION_CODENAME:-}")" != trixie ] || skip "this machine is Debian 13 already"
 command -v debootstrap >/dev/null || skip "debootstrap is not installed"
 
-# In the root, with the tree on /src: own mount and process namespaces, so that nothing stays mounted or running.
+# In the root, with the tree on /src: own mount and process namespaces, so that nothing stays mounted or running. The
+# root is pivoted to, for ip(8) changes mount propagation of "/", which a chroot cannot.
 inside() {
 	unshare --mount --pid --fork --kill-child --propagation private sh -c '
 		set -e
+		mount --bind "$1" "$1"
 		mount --bind . "$1/src"
 		mount -t proc proc "$1/proc"
+		mount -t sysfs sysfs "$1/sys"
+		mount -t tmpfs tmpfs "$1/run"
 		mount --rbind /dev "$1/dev"
-		exec chroot "$1" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
+		mkdir "$1/run/netns"
+		cd "$1"
+		pivot_root . mnt
+		umount -l /mnt
+		exec /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
 			CI="$2" sh -c "cd /src && $3"' sh "$root" "${CI:-}" "$1" </dev/null >&2
 }
 
@@ -51,19 +59,19 @@ if [ ! -e "$root/.ready" ]; then
 	fi
 	mkdir -p "$root/src"
 	cp /etc/resolv.conf "$root/etc/resolv.conf" 2>/dev/null || :
-	inside 'make deps-check && apt-get clean' || fail "make deps-check installs the packages"
+	inside 'make deps-lab && apt-get clean' || fail "make deps-lab installs the packages"
 	touch "$root/.ready"
 fi
-inside 'make deps-check' || fail "make deps-check installs the packages"
-ok "make deps-check installs the packages"
+inside 'make deps-lab' || fail "make deps-lab installs the packages"
+ok "make deps-lab installs the packages"
 
 inside "make -j2 O=$out VARIANT=release all units" || fail "everything builds without a warning"
 ok "everything builds without a warning"
 
 mkdir -p "$out"
-if ! inside "make O=$out test-run ONLY='^(unit/|check/)' >$out/test.log 2>&1"; then
+if ! inside "make O=$out test-run ONLY='^(unit/|check/|system/(nft|cni|ztunnel)\\b)' >$out/test.log 2>&1"; then
 	cat "$out/test.log" >&2
-	fail "checks and unit tests pass: $(grep -E "^[0-9]+ passed" "$out/test.log")"
+	fail "checks, unit and system tests pass: $(grep -E "^[0-9]+ passed" "$out/test.log")"
 fi
-ok "checks and unit tests pass: $(grep -E '^[0-9]+ passed' "$out/test.log")"
+ok "checks, unit and system tests pass: $(grep -E '^[0-9]+ passed' "$out/test.log")"
 echo "1..$n"
