@@ -8,8 +8,7 @@
  *
  * where a gap is a comma with blanks around it, and a new text is put together from these pieces:
  * leaving out an entry leaves out the gap before it (after it, for the first one). Our entry comes
- * after the last kept plugin with a comma and the blanks that stand before the first plugin, so
- * that it looks like its neighbours; leaving it out later removes exactly what was added.
+ * after the last kept plugin; leaving it out later removes exactly what was added.
  */
 #include "node-agent/host/cniconf.h"
 
@@ -163,18 +162,39 @@ static void print_entry(const struct cniconf_entry *e, enum cniconf_place place,
 	jsonw_end_obj(&w);
 }
 
+static bool is_kept(const struct doc *plugin, bool drop_stock)
+{
+	return !is_ours(plugin) && !(drop_stock && is_type(plugin, CNICONF_STOCK));
+}
+
+/* What goes before our entry: what stood before an old one of ours in that place (in a wrapped list
+ * it is the end of the single configuration's text), else what makes it look like its neighbours.
+ */
+static void print_gap(const struct cniconf *c, const struct doc *before, const struct doc *last,
+		      bool drop_stock, struct strbuf *out)
+{
+	const char *open = c->plugins->raw.p + 1;
+
+	if (is_ours(last) && is_kept(before, drop_stock)) {
+		strbuf_str(out, between(end_of(before), last->raw.p));
+		return;
+	}
+	strbuf_putc(out, ',');
+	strbuf_str(out, between(open, c->plugins->child->raw.p));
+}
+
 /* Copies the list without our entries (and stock's), and with @entry, if any, as the last one. */
 static void print_list(const struct cniconf *c, bool drop_stock, struct str entry,
 		       struct strbuf *out)
 {
-	const struct doc *first = c->plugins->child, *last = first;
-	const char *open = c->plugins->raw.p + 1;
+	const struct doc *first = c->plugins->child, *before = NULL, *last = first;
 	bool any = false;
 
 	strbuf_str(out, between(c->text.p, first->raw.p));
-	for (const struct doc *d = first, *before = NULL; d != NULL; before = d, d = d->next) {
+	for (const struct doc *d = first; d != NULL; d = d->next) {
+		before = d == first ? NULL : last;
 		last = d;
-		if (is_ours(d) || (drop_stock && is_type(d, CNICONF_STOCK)))
+		if (!is_kept(d, drop_stock))
 			continue;
 		if (any)
 			strbuf_str(out, between(end_of(before), d->raw.p));
@@ -182,8 +202,7 @@ static void print_list(const struct cniconf *c, bool drop_stock, struct str entr
 		any = true;
 	}
 	if (entry.n != 0) {
-		strbuf_putc(out, ',');
-		strbuf_str(out, between(open, first->raw.p));
+		print_gap(c, before, last, drop_stock, out);
 		strbuf_str(out, entry);
 	}
 	strbuf_str(out, between(end_of(last), c->text.p + c->text.n));

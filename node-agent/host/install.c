@@ -7,9 +7,10 @@
  *	lock the directory -> the program -> what the configuration should be -> write it ->
  *	remove what it takes the place of
  *
- * A step that fails ends the look; the next one is due in LOOK_AGAIN_MS, or when something changes.
- * Our own writes cause one more look, which finds nothing to do. Attempts to write are paced, so
- * that neither another program that rewrites the file nor a full disk makes us spin.
+ * A step that fails ends the look (but a program that is there is good enough); the next one is due
+ *in LOOK_AGAIN_MS, or when something changes. Our own writes cause one more look, which finds
+ *nothing to do. Attempts to write are paced, so that neither another program that rewrites the file
+ *nor a full disk makes us spin.
  */
 #include "node-agent/host/install.h"
 
@@ -192,22 +193,34 @@ static int check_program(const char *path, struct err *err)
 	return 0;
 }
 
-static int copy_program(struct install *in, const char *path, struct err *err)
+static bool is_program(const char *path, const struct stat *st, struct str want)
+{
+	_cleanup_free_ char *have = NULL;
+	size_t n;
+
+	return (st->st_mode & 07777) == 0755 &&
+	       file_read(path, PROGRAM_MAX, &have, &n, NULL) == 0 &&
+	       str_eq((struct str){have, n}, want);
+}
+
+/* @source, @there: taken before anything is read, so that what comes in between is seen later. */
+static int copy_program(struct install *in, const char *path, const struct stat *source,
+			const struct stat *there, struct err *err)
 {
 	const struct config *cfg = in->cfg;
-	_cleanup_free_ char *want = NULL, *have = NULL;
-	size_t nwant, nhave;
-	struct stat st;
-	int r = file_read(cfg->cni_plugin, PROGRAM_MAX, &want, &nwant, err);
+	_cleanup_free_ char *text = NULL;
+	struct str want;
+	int r = file_read(cfg->cni_plugin, PROGRAM_MAX, &text, &want.n, err);
 
 	if (r < 0)
 		return err_set(err, EINVAL, "--cni-plugin: %.400s", err->msg);
-	if (stat(path, &st) == 0 && (st.st_mode & 07777) == 0755 &&
-	    file_read(path, PROGRAM_MAX, &have, &nhave, NULL) == 0 && nhave == nwant &&
-	    memcmp(have, want, nwant) == 0)
+	want.p = text;
+	if (is_program(path, there, want)) {
+		in->source_seen = *source;
+		in->program_seen = *there;
 		return 0;
-	r = put_back(in, &in->program_pace, cfg->cni_bin_dir, CNICONF_PLUGIN,
-		     (struct str){want, nwant}, 0755, err);
+	}
+	r = put_back(in, &in->program_pace, cfg->cni_bin_dir, CNICONF_PLUGIN, want, 0755, err);
 	if (r == -ENOENT) /* the directory; for our caller that would be: wait */
 		return err_set(err, EINVAL, "--cni-bin-dir: %.400s", err->msg);
 	if (r < 0)
@@ -220,8 +233,7 @@ static int step_program(struct install *in, struct err *err)
 {
 	const struct config *cfg = in->cfg;
 	_cleanup_free_ char *path = xasprintf("%s/" CNICONF_PLUGIN, cfg->cni_bin_dir);
-	struct stat source, there;
-	int r;
+	struct stat source = {0}, there = {0};
 
 	if (cfg->cni_plugin[0] == '\0')
 		return check_program(path, err);
@@ -231,12 +243,7 @@ static int step_program(struct install *in, struct err *err)
 		if (same_file(&source, &in->source_seen) && same_file(&there, &in->program_seen))
 			return 0;
 	}
-	r = copy_program(in, path, err);
-	if (r < 0)
-		return r;
-	if (stat(cfg->cni_plugin, &in->source_seen) < 0 || stat(path, &in->program_seen) < 0)
-		in->source_seen = in->program_seen = (struct stat){0}; /* compare again */
-	return 0;
+	return copy_program(in, path, &source, &there, err);
 }
 
 static int write_conf(struct install *in, const struct plan *p, struct err *err)
@@ -335,6 +342,26 @@ static void watch_directory(struct install *in, int *wd, const char *dir)
 	*wd = now;
 }
 
+/* A program that cannot be renewed still serves, and the configuration must not wait for that. */
+static int step_all(struct install *in, bool *ret_preempted, struct err *err)
+{
+	_cleanup_free_ char *path = xasprintf("%s/" CNICONF_PLUGIN, in->cfg->cni_bin_dir);
+	struct err program_err = {0};
+	int program, r;
+
+	r = step_lock(in, err);
+	if (r < 0)
+		return r;
+	program = step_program(in, &program_err);
+	if (program == 0 || check_program(path, NULL) == 0)
+		r = step_conf(in, ret_preempted, err);
+	if (r == 0 && program < 0) {
+		*err = program_err;
+		r = program;
+	}
+	return r;
+}
+
 static void look(struct install *in)
 {
 	bool preempted = false;
@@ -345,11 +372,7 @@ static void look(struct install *in)
 	loop_timer_set(in->loop, &in->look_again, LOOK_AGAIN_MS, on_look_again);
 	watch_directory(in, &in->conf_wd, in->cfg->cni_conf_dir);
 	watch_directory(in, &in->bin_wd, in->cfg->cni_bin_dir);
-	r = step_lock(in, &err);
-	if (r == 0)
-		r = step_program(in, &err);
-	if (r == 0)
-		r = step_conf(in, &preempted, &err);
+	r = step_all(in, &preempted, &err);
 	if (r == 0)
 		set_state(in, preempted ? STATE_PREEMPTED : STATE_INSTALLED, &err);
 	else if (r == -ENOENT)

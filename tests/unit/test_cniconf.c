@@ -194,6 +194,8 @@ static const struct {
 	 LIST(A "," ENTRY("owned")), NULL},
 	{"old last", LIST(A "," OLD), CNICONF_LIST, CNICONF_CHAINED, false,
 	 LIST(A "," ENTRY("chained")), NULL},
+	{"the gap before an old one stays", LIST(" " A " \n,\t" OLD " "), CNICONF_LIST,
+	 CNICONF_CHAINED, false, LIST(" " A " \n,\t" ENTRY("chained") " "), NULL},
 	{"old first", LIST(OLD ", " A), CNICONF_LIST, CNICONF_CHAINED, false,
 	 LIST(A "," ENTRY("chained")), NULL},
 	{"old middle", LIST(A ", " OLD "  ,\n" B), CNICONF_LIST, CNICONF_CHAINED, false,
