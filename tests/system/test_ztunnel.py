@@ -899,7 +899,8 @@ def config_dump_shape():
         conn = st["connections"]["outbound"][0]
         check(conn["originalDst"] == "%s:8080" % s.b.ip and conn["actualDst"] == "%s:15008" % s.b.ip
               and conn["protocol"] == "HBONE", conn)
-        check(works(s.a, "10.9.9.9", 80), "service address")
+        # the dump is the control thread's; a busy machine lets a worker see the state a moment later
+        wait_for("the service address", lambda: works(s.a, "10.9.9.9", 80))
         s.zt.wait_line('dst.service="svc.example"', 'direction="outbound"')
         for pod in s.b, s.c:  # both endpoints are chosen, one by tunnel, one in plaintext
             wait_for(pod.name, lambda: works(s.a, "10.9.9.9", 80) and s.zt.lines(
@@ -915,7 +916,13 @@ def admin_endpoints():
     check(get(15000, "/logging", "POST")[1] == "current log level is info\n")
     check(get(15000, "/logging?level=debug", "POST")[1] == "current log level is info,debug\n")
     check(get(15000, "/logging?level=access%3Doff", "POST")[1].endswith("access=off\n"))
-    lines = len(s.zt.lines("connection complete"))
+
+    def settled():
+        """How many lines there are, once those of earlier connections are written."""
+        n = len(s.zt.lines("connection complete"))
+        time.sleep(0.2)
+        return n if n == len(s.zt.lines("connection complete")) else 0
+    lines = wait_for("the log to be quiet", settled)
     check(works(s.a, s.b.ip))
     code, text = get(15000, "/logging?level=nonsense", "POST")
     check(code == 400 and text.startswith("Invalid level provided: nonsense"), text)
