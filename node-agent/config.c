@@ -17,13 +17,21 @@ const char config_usage[] =
 	"Usage: ambient-agent [OPTIONS]\n"
 	"The node agent of an ambient mesh: enrols pods and hands their sockets to ztunnel.\n"
 	"\n"
+	"  --source manifests|kubernetes\n"
+	"                            where pods and namespaces come from [AMBIENT_SOURCE, "
+	"default:\n"
+	"                            kubernetes with --kubeconfig or in a pod, else manifests]\n"
 	"  --manifests DIR           Kubernetes manifests to take pods and namespaces from\n"
 	"                            [AMBIENT_MANIFESTS, default /etc/ambient/manifests]\n"
+	"  --kubeconfig FILE         how to reach the Kubernetes API [KUBECONFIG, default: what a "
+	"pod\n"
+	"                            is given]\n"
 	"  --cni-agent-run-dir DIR   event sockets and the journal\n"
 	"                            [CNI_AGENT_RUN_DIR, default /var/run/istio-cni]\n"
 	"  --ztunnel-uds-address P   socket that ztunnel connects to\n"
 	"                            [ZTUNNEL_UDS_ADDRESS, default /var/run/ztunnel/ztunnel.sock]\n"
-	"  --node-name NAME          take only this node's pods [NODE_NAME, default: every pod]\n"
+	"  --node-name NAME          take only this node's pods [NODE_NAME, default: every pod;\n"
+	"                            required with --source kubernetes]\n"
 	"  --exclude-namespaces L    comma list never enrolled [EXCLUDE_NAMESPACES, default\n"
 	"                            kube-system]\n"
 	"  --system-namespace NS     where pods labelled app=ztunnel are ztunnel itself\n"
@@ -82,6 +90,33 @@ static int set_path(struct config *c, char **at, const char *value, struct err *
 	if (value[0] != '/')
 		return err_set(err, EINVAL, "expected an absolute path");
 	return set_text(c, at, value, err);
+}
+
+static int set_manifests(struct config *c, char **at, const char *value, struct err *err)
+{
+	int r = set_path(c, at, value, err);
+
+	c->manifests_asked = r == 0;
+	return r;
+}
+
+static int set_kubeconfig(struct config *c, char **at, const char *value, struct err *err)
+{
+	if (strchr(value, ':') != NULL)
+		return err_set(err, EINVAL, "expected one file, lists of files are not supported");
+	return set_path(c, at, value, err);
+}
+
+static int set_source(struct config *c, char **at, const char *value, struct err *err)
+{
+	(void)at;
+	if (strcmp(value, "manifests") == 0)
+		c->source = CONFIG_SOURCE_MANIFESTS;
+	else if (strcmp(value, "kubernetes") == 0)
+		c->source = CONFIG_SOURCE_KUBERNETES;
+	else
+		return err_set(err, EINVAL, "expected manifests or kubernetes");
+	return 0;
 }
 
 static int set_excluded(struct config *c, char **at, const char *value, struct err *err)
@@ -210,7 +245,9 @@ static int set_log(struct config *c, char **at, const char *value, struct err *e
 }
 
 static const struct setting settings[] = {
-	{"manifests", "AMBIENT_MANIFESTS", set_path, offsetof(struct config, manifests_dir)},
+	{"source", "AMBIENT_SOURCE", set_source, 0},
+	{"manifests", "AMBIENT_MANIFESTS", set_manifests, offsetof(struct config, manifests_dir)},
+	{"kubeconfig", "KUBECONFIG", set_kubeconfig, offsetof(struct config, kubeconfig)},
 	{"cni-agent-run-dir", "CNI_AGENT_RUN_DIR", set_path, offsetof(struct config, run_dir)},
 	{"ztunnel-uds-address", "ZTUNNEL_UDS_ADDRESS", set_path,
 	 offsetof(struct config, ztunnel_sock)},
@@ -260,6 +297,38 @@ static int apply(struct config *c, const struct setting *s, const char *value, b
 		return flag ? err_wrap(err, "--%s %s", s->flag, str_shown(str_of(value)))
 			    : err_wrap(err, "%s=%s", s->env, str_shown(str_of(value)));
 	return 0;
+}
+
+/* A kubeconfig in the environment may be an administrator's shell: it does not choose the source.
+ */
+static int choose_source(struct config *c, struct err *err)
+{
+	bool kubernetes = c->kubeconfig_flag || (c->api_host != NULL && !c->manifests_asked);
+
+	if (c->source == CONFIG_SOURCE_AUTO)
+		c->source = kubernetes ? CONFIG_SOURCE_KUBERNETES : CONFIG_SOURCE_MANIFESTS;
+	if (c->source == CONFIG_SOURCE_MANIFESTS)
+		return 0;
+	if (c->node_name[0] == '\0')
+		return err_set(err, EINVAL,
+			       "source kubernetes: --node-name (NODE_NAME) is required, the name "
+			       "of this node in the cluster");
+	if (c->kubeconfig == NULL && c->api_host == NULL)
+		return err_set(err, EINVAL,
+			       "source kubernetes: neither --kubeconfig (KUBECONFIG) nor "
+			       "KUBERNETES_SERVICE_HOST says where the API is");
+	return 0;
+}
+
+static void read_service_env(struct config *c)
+{
+	const char *host = getenv("KUBERNETES_SERVICE_HOST");
+	const char *port = getenv("KUBERNETES_SERVICE_PORT");
+
+	if (host == NULL || host[0] == '\0')
+		return;
+	c->api_host = xstrdup(host);
+	c->api_port = xstrdup(port != NULL && port[0] != '\0' ? port : "443");
 }
 
 static void set_defaults(struct config *c)
@@ -316,6 +385,7 @@ static int read_flags(struct config *c, int argc, char **argv, enum config_actio
 		r = apply(c, &settings[at - 256], optarg != NULL ? optarg : "true", true, err);
 		if (r < 0)
 			return r;
+		c->kubeconfig_flag |= settings[at - 256].set == set_kubeconfig;
 	}
 	if (c->release_pods && *action != CONFIG_UNINSTALL)
 		return err_set(err, EINVAL, "--release-pods is a part of --uninstall");
@@ -332,6 +402,7 @@ int config_read(struct config *c, int argc, char **argv, enum config_action *ret
 	int r;
 
 	set_defaults(c);
+	read_service_env(c);
 	for (size_t i = 0; i < ARRAY_LEN(settings); i++) {
 		const char *v = env_of(&settings[i]);
 
@@ -342,6 +413,8 @@ int config_read(struct config *c, int argc, char **argv, enum config_action *ret
 			return r;
 	}
 	r = read_flags(c, argc, argv, &action, err);
+	if (r == 0 && action == CONFIG_RUN)
+		r = choose_source(c, err);
 	if (r < 0)
 		return r;
 	*ret_action = action;
@@ -363,5 +436,8 @@ void config_fini(struct config *c)
 	free(c->cni_owned_conf_name);
 	free(c->cni_plugin);
 	free(c->pod_namespace);
+	free(c->kubeconfig);
+	free(c->api_host);
+	free(c->api_port);
 	*c = (struct config){0};
 }

@@ -20,6 +20,8 @@ enum install_mode {
 };
 extern const char *const config_install_name[INSTALL_MODE_N];
 
+enum config_source { CONFIG_SOURCE_AUTO, CONFIG_SOURCE_MANIFESTS, CONFIG_SOURCE_KUBERNETES };
+
 struct config {
 	char *run_dir;	     /* CNI_AGENT_RUN_DIR */
 	char *ztunnel_sock;  /* ZTUNNEL_UDS_ADDRESS */
@@ -34,6 +36,10 @@ struct config {
 	struct ip_addr probe_v4, probe_v6;
 	uint64_t ztunnel_grace_ms;
 	char *log_filter;
+	enum config_source source; /* never AUTO after config_read() */
+	char *kubeconfig;	   /* NULL: in-cluster */
+	char *api_host, *api_port; /* KUBERNETES_SERVICE_HOST, _PORT; NULL when not in a cluster */
+	bool manifests_asked, kubeconfig_flag;
 
 	/* putting the plugin on the node (host/install.h) */
 	enum install_mode install_cni; /* AMBIENT_INSTALL_CNI */

@@ -30,6 +30,7 @@
 #include "node-agent/isolate.h"
 #include "node-agent/serve/events.h"
 #include "node-agent/serve/zds.h"
+#include "node-agent/source/kube.h"
 #include "node-agent/source/manifests.h"
 #include "node-agent/source/pods.h"
 #include "node-agent/source/source.h"
@@ -43,7 +44,8 @@ struct agent {
 	struct config cfg;
 	struct loop *loop;
 	struct pods *pods;
-	struct manifests *manifests;
+	struct manifests *manifests; /* or */
+	struct kube *kube;
 	struct source src;
 	struct enrol *enrol;
 	struct zds_server *zds;
@@ -72,6 +74,66 @@ static bool source_synced(const void *impl)
 static const char *source_error(const void *impl)
 {
 	return manifests_error(impl);
+}
+
+static enum kube_mesh pod_mesh(void *ctx, const struct pod *p)
+{
+	struct agent *a = ctx;
+
+	switch (enrol_pod_mesh(a->enrol, p)) {
+	case ENROL_MESH_IN:
+		return KUBE_MESH_IN;
+	case ENROL_MESH_OUT:
+		return KUBE_MESH_OUT;
+	case ENROL_MESH_UNSURE:
+		break;
+	}
+	return KUBE_MESH_UNSURE;
+}
+
+static void on_mesh_changed(void *ctx, const char *ns, const char *name)
+{
+	struct agent *a = ctx;
+
+	kube_pod_mesh_changed(a->kube, ns, name);
+}
+
+static int open_manifests(struct agent *a, struct err *err)
+{
+	a->manifests = manifests_new(a->loop, a->cfg.manifests_dir, a->pods, err);
+	if (a->manifests == NULL)
+		return -1;
+	a->src = (struct source){.kind = "manifests",
+				 .where = a->cfg.manifests_dir,
+				 .impl = a->manifests,
+				 .synced = source_synced,
+				 .error = source_error};
+	return 0;
+}
+
+static int open_kubernetes(struct agent *a, struct err *err)
+{
+	struct kube_config cfg = {.kubeconfig = a->cfg.kubeconfig,
+				  .host = a->cfg.api_host,
+				  .port = a->cfg.api_port,
+				  .node = a->cfg.node_name};
+
+	a->kube = kube_new(a->loop, &cfg, a->pods, err);
+	if (a->kube == NULL)
+		return -1;
+	a->src = (struct source){.kind = "kubernetes",
+				 .where = kube_where(a->kube),
+				 .impl = a->kube,
+				 .synced = kube_synced,
+				 .error = kube_error,
+				 .stale = kube_stale};
+	return 0;
+}
+
+static int open_source(struct agent *a, struct err *err)
+{
+	return a->cfg.source == CONFIG_SOURCE_KUBERNETES ? open_kubernetes(a, err)
+							 : open_manifests(a, err);
 }
 
 /* Puts what the service manager passed to us where it belongs; the rest is closed. */
@@ -217,17 +279,15 @@ static int start(struct agent *a, struct err *err)
 	if (watch_signals(a, err) < 0)
 		return -1;
 	a->pods = pods_new(on_pod_changed, a);
-	a->manifests = manifests_new(a->loop, a->cfg.manifests_dir, a->pods, err);
-	if (a->manifests == NULL)
+	if (open_source(a, err) < 0)
 		return -1;
-	a->src = (struct source){.kind = "manifests",
-				 .where = a->cfg.manifests_dir,
-				 .impl = a->manifests,
-				 .synced = source_synced,
-				 .error = source_error};
 	a->enrol = enrol_new(a->loop, &a->cfg, a->pods, &a->src, err);
 	if (a->enrol == NULL)
 		return -1;
+	if (a->kube != NULL) {
+		kube_write_back(a->kube, pod_mesh, a);
+		enrol_set_observer(a->enrol, on_mesh_changed, a);
+	}
 	a->zds = zds_server_new(a->loop, take_fd(a->zds_fd), &enrol_zds_ops, a->enrol);
 	enrol_set_zds(a->enrol, a->zds);
 	a->events = events_new(a->loop, take_fd(a->event_fd), take_fd(a->log_fd), &a->cfg, a->enrol,
@@ -254,6 +314,7 @@ static void stop(struct agent *a)
 	(void)zds_server_free(a->zds);
 	(void)enrol_free(a->enrol);
 	(void)manifests_free(a->manifests);
+	(void)kube_free(a->kube);
 	(void)pods_free(a->pods);
 	custody_stored_release();
 	if (a->loop != NULL) {
@@ -308,9 +369,8 @@ int main(int argc, char **argv)
 		stop(&a);
 		return 1;
 	}
-	log_info("main",
-		 "ambient-agent " VERSION " serves events=%s/pluginevent.sock zds=%s manifests=%s",
-		 a.cfg.run_dir, a.cfg.ztunnel_sock, a.cfg.manifests_dir);
+	log_info("main", "ambient-agent " VERSION " serves events=%s/pluginevent.sock zds=%s %s=%s",
+		 a.cfg.run_dir, a.cfg.ztunnel_sock, a.src.kind, a.src.where);
 	(void)sd_notify(0, "READY=1");
 	loop_run(a.loop);
 	(void)sd_notify(0, "STOPPING=1");

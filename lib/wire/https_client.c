@@ -162,6 +162,9 @@ static void flush(struct https_client *c)
 {
 	uint8_t buf[2 * CHUNK];
 
+	/* what TLS has to say by itself, and what the socket refused before */
+	if (c->state != HTTPS_UP || (tls_client_pending(c->tls).n != 0 && !push(c)))
+		return;
 	for (int i = 0; i < 64 && c->state == HTTPS_UP && tls_client_pending(c->tls).n == 0; i++) {
 		struct h2_out o = {.p = buf, .cap = sizeof(buf)};
 

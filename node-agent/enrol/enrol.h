@@ -16,6 +16,7 @@ struct attachment;
 struct config;
 struct enrol;
 struct jsonw;
+struct pod;
 struct pods;
 struct source;
 struct strbuf;
@@ -81,6 +82,13 @@ struct enrol_valid {
 	char ifname[16];
 };
 void enrol_gc(struct enrol *e, const struct enrol_valid *valid, size_t n);
+/* What may be said about a pod to the rest of the mesh. */
+enum enrol_mesh { ENROL_MESH_UNSURE, ENROL_MESH_IN, ENROL_MESH_OUT };
+enum enrol_mesh enrol_pod_mesh(struct enrol *e, const struct pod *p);
+/* @fn: that may have changed for this pod. It must not call back into enrol.h except for
+ * enrol_pod_mesh(). */
+void enrol_set_observer(struct enrol *e, void (*fn)(void *ctx, const char *ns, const char *name),
+			void *ctx);
 /* Can pods be taken now? @ret_reason (ERR_MSG_MAX) says why not. */
 bool enrol_ready(const struct enrol *e, char *ret_reason);
 

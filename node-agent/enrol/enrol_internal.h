@@ -67,6 +67,8 @@ struct enrol {
 	unsigned int scan_ms;
 	struct timer held_limit; /* end of waiting for sockets that ztunnel may return */
 	struct timer prune;
+	void (*observer)(void *ctx, const char *ns, const char *name);
+	void *observer_ctx;
 };
 
 /* printf format and arguments that name a pod in the log */
@@ -81,6 +83,9 @@ struct enrolment *enrolment_find_uid(struct enrol *e, const char *uid);
 void enrolment_reconcile(struct enrolment *x);
 void enrolment_again(struct enrolment *x); /* the same, soon and once */
 enum eligibility enrolment_decide(const struct enrolment *x, const struct pod *p, char *reason);
+
+/* mesh.c */
+void enrolment_tell(const struct enrolment *x);
 
 /* transaction.c */
 /* The steps in. Ends in enrolment_finish() or enrolment_failed(), perhaps later. */

@@ -261,6 +261,7 @@ void enrolment_finish(struct enrolment *x, const char *reason)
 		loop_timer_set(x->owner->loop, &x->retry, RETRY_MAX_MS, on_retry);
 	enrol_answer_ok(&a, "enrolled", x->reason);
 	enrolment_answer(x, &a);
+	enrolment_tell(x);
 }
 
 static bool opts_same(const struct nft_pod_opts *a, const struct nft_pod_opts *b)
@@ -451,4 +452,5 @@ void enrolment_go_out(struct enrolment *x, const char *reason)
 	(void)snprintf(x->reason, sizeof(x->reason), "%s", reason);
 	enrol_answer_ok(&a, "not-in-mesh", x->reason);
 	enrolment_answer(x, &a);
+	enrolment_tell(x);
 }

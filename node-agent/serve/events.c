@@ -198,6 +198,12 @@ static void handle_status(struct events *e, struct http1_req *req)
 	jsonw_int(&w, "pods", (long long)pods_count(e->pods));
 	jsonw_int(&w, "namespaces", (long long)pods_namespace_count(e->pods));
 	jsonw_cstr(&w, "error", e->src->error(e->src->impl));
+	if (e->src->stale != NULL) {
+		uint64_t age_ms;
+
+		jsonw_bool(&w, "stale", e->src->stale(e->src->impl, &age_ms));
+		jsonw_int(&w, "ageSeconds", (long long)(age_ms / 1000));
+	}
 	jsonw_end_obj(&w);
 	if (e->install != NULL)
 		install_print(e->install, &w);

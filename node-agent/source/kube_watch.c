@@ -92,14 +92,17 @@ static void put(struct kube_watch *w, const struct doc *object)
 
 	object_name(object, name, sizeof(name));
 	if (w->kind->put(w->ctx, object, w->generation, &err) == 0) {
-		if (strcmp(name, w->bad_name) == 0)
-			w->bad[0] = w->bad_name[0] = '\0';
+		if (strcmp(name, w->bad_name) != 0)
+			return;
+		w->bad[0] = w->bad_name[0] = '\0';
+		w->kind->changed(w->ctx);
 		return;
 	}
-	(void)snprintf(w->bad, sizeof(w->bad), "%.80s: %.160s", name, err.msg);
+	(void)snprintf(w->bad, sizeof(w->bad), "%.120s: %.380s", name, err.msg);
 	(void)snprintf(w->bad_name, sizeof(w->bad_name), "%s", name);
 	log_limited(LOG_LV_WARN, "kube", "%s cannot be read, what was known of it stays: %s", name,
 		    err.msg);
+	w->kind->changed(w->ctx);
 }
 
 static int on_item(void *ctx, struct str text, struct err *err)

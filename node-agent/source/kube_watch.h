@@ -39,9 +39,9 @@ struct kube_watch { /* embed, zeroed */
 	uint64_t retry_after_ms, began_ms, events;
 	struct kube_list list;
 	struct kube_lines lines;
-	struct strbuf body; /* of an error */
-	struct err error;   /* of the last request; code 0: well */
-	char bad[256];	    /* object that could not be read, and why; "" */
+	struct strbuf body;    /* of an error */
+	struct err error;      /* of the last request; code 0: well */
+	char bad[ERR_MSG_MAX]; /* object that could not be read, and why; "" */
 	char bad_name[512];
 };
 
