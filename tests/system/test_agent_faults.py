@@ -572,7 +572,8 @@ def kubelet_probes_are_exempted(w):
     assert p.ip not in table()
     # killed: the set is never flushed, what is stale goes, what is right stays all the time
     w.add(p, z)
-    w.stop(signal.SIGKILL)
+    w.stop(signal.SIGKILL)  # of unshare: the kernel kills the agent inside a moment later
+    until("the killed agent is gone", lambda: not w.answers())
     z.close()
     for ip, uid in (("10.9.9.9", "dead"), ("10.9.9.8", p.uid)):
         run("ip", "netns", "exec", w.host, "nft", "add", "element", "inet", "istio-ambient-nat",
