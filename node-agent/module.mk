@@ -28,3 +28,16 @@ OBJS_test_install := $(AGENT_PURE) $(NFT_SRCS) $(HOST_PURE) node-agent/host/conf
 PKGS_test_install := $(AGENT_PKGS)
 FUZZERS += cniconf
 OBJS_fuzz_cniconf := $(HOST_PURE)
+
+# The Kubernetes API as the source.
+KUBE_PURE := node-agent/source/kube_json.c node-agent/source/kube_state.c node-agent/source/kubeconfig.c
+UNIT_TESTS += kube_state kubeconfig
+OBJS_test_kube_state := $(KUBE_PURE)
+PKGS_test_kube_state := yaml-0.1
+OBJS_test_kubeconfig := $(KUBE_PURE)
+PKGS_test_kubeconfig := yaml-0.1
+FUZZERS += kube_event kubeconfig
+OBJS_fuzz_kube_event := $(KUBE_PURE)
+PKGS_fuzz_kube_event := yaml-0.1
+OBJS_fuzz_kubeconfig := $(KUBE_PURE)
+PKGS_fuzz_kubeconfig := yaml-0.1
