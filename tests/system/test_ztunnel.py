@@ -196,6 +196,26 @@ def calls_to_our_own_ports():
     check(works(s.a, s.b.ip), "service continues")
 
 
+def call_to_our_own_port_by_an_unlisted_address():
+    """An address of the pod that the mesh does not know is passed through: on our own port that
+    would be ourselves again, and again."""
+    s = site()
+    extra = "10.77.0.112"
+    s.a.net.ip("addr", "add", extra + "/32", "dev", "eth0")
+    try:
+        before = s.zt.metric("istio_tcp_connections_opened_total")
+        try:
+            with s.a.net.connect((extra, PORTS[0]), timeout=5) as c:
+                check(c.recv(1) == b"", "bytes from our own port")
+        except ConnectionError:
+            pass
+        s.zt.wait_line("attempted recursive call to ourselves", "%s:%d" % (extra, PORTS[0]))
+        check(s.zt.metric("istio_tcp_connections_opened_total") - before < 3, "a loop")
+        check(works(s.a, s.b.ip), "service continues")
+    finally:
+        s.a.net.ip("addr", "del", extra + "/32", "dev", "eth0")
+
+
 # --- policy --------------------------------------------------------------------------------------
 
 def with_policies(s, *policies, **kw):
@@ -1119,7 +1139,8 @@ def ends_cleanly():
 
 TESTS = [
     http_through_hbone, metrics_and_access_log, openmetrics_is_well_formed, uncaptured_server,
-    uncaptured_client, calls_to_our_own_ports, mutual_tls_by_policy, plaintext_by_policy,
+    uncaptured_client, calls_to_our_own_ports, call_to_our_own_port_by_an_unlisted_address,
+    mutual_tls_by_policy, plaintext_by_policy,
     policy_named_but_unknown_denies, policy_change_cuts_established, reload_drops_nothing,
     bad_state_keeps_the_last_good, state_through_swapped_symlinks,
     connection_waits_for_its_workload, peers_without_the_right_certificate, impostor_gets_nothing,

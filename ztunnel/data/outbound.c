@@ -94,6 +94,16 @@ void outbound_go(struct conn *c)
 	}
 }
 
+/* Not redirected: somebody connected to this very listener. What is passed through to the address
+ * it has in the pod would come back here, again and again. */
+static bool is_our_listener(int fd, const struct ip_port *orig_dst)
+{
+	struct ip_port local;
+
+	return decide_port_is_ours(orig_dst->port) &&
+	       (sock_local_addr(fd, &local) < 0 || ip_port_eq(&local, orig_dst));
+}
+
 void outbound_accepted(struct pod *p, int fd, const struct ip_port *peer)
 {
 	struct conn *c = conn_new(p, CONN_OUT);
@@ -110,7 +120,7 @@ void outbound_accepted(struct pod *p, int fd, const struct ip_port *peer)
 		conn_end(c, END_RESET, FLAG_NONE, "io error: no original destination");
 		return;
 	}
-	if (decide_outbound_loops(&c->info.orig_dst)) {
+	if (decide_outbound_loops(&c->info.orig_dst) || is_our_listener(fd, &c->info.orig_dst)) {
 		conn_end(c, END_RESET, FLAG_NONE, "attempted recursive call to ourselves");
 		return;
 	}
@@ -165,8 +175,7 @@ void outbound_stream(struct conn *c, struct hsess *s)
 	}
 	loop_timer_cancel(&s->idle_timer);
 	tunnel_attach(c, s, id);
-	if (!timer_armed(&c->timer))
-		loop_timer_set(c->pod->w->loop, &c->timer, LIMIT_CONNECT_RESPONSE_MS, on_no_answer);
+	loop_timer_set(c->pod->w->loop, &c->timer, LIMIT_CONNECT_RESPONSE_MS, on_no_answer);
 	hsess_dirty(s);
 }
 
