@@ -131,6 +131,37 @@ static void copy__both_ways(void **state)
 	assert_int_equal(w.npipes, 0); /* small messages take no pipe */
 }
 
+static void ignore(struct watch *watch, uint32_t events)
+{
+	(void)watch;
+	(void)events;
+}
+
+/* A server that speaks first, and whose bytes came in the same event as the end of connect():
+ * epoll does not tell a second time, and the client waits in silence. */
+static void start__bytes_came_with_the_connection(void **state)
+{
+	char buf[100];
+
+	(void)state;
+	relay_stop(c);
+	leg_close(&w, &c->app);
+	leg_close(&w, &c->r.up);
+	(void)xclose(app);
+	(void)xclose(up);
+	make_pair(&app, &c->app);
+	make_pair(&up, &c->r.up);
+	assert_int_equal(write(up, "220 hello", 9), 9);
+	assert_int_equal(loop_watch(w.loop, &c->r.up.w, c->r.up.w.fd,
+				    EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, ignore),
+			 0);
+	turns(1); /* dial.c takes the event */
+	relay_start(c);
+	turns(2);
+	assert_int_equal(take(app, buf, sizeof(buf)), 9);
+	assert_memory_equal(buf, "220 hello", 9);
+}
+
 /* 8 MiB with odd reads: content, and that nothing is kept when it is over. */
 static void bulk__every_byte(void **state)
 {
@@ -320,6 +351,7 @@ int main(void)
 {
 	static const struct CMUnitTest t[] = {
 		CASE(copy__both_ways),
+		CASE(start__bytes_came_with_the_connection),
 		CASE(bulk__every_byte),
 		CASE(splice__after_two_full_reads),
 		CASE(pressure__reader_stops_writer),

@@ -244,6 +244,8 @@ void relay_start(struct conn *c)
 	c->r.back = (struct dir){.from = &c->r.up, .to = &c->app};
 	if (leg_watch(w, &c->app, on_app_event) < 0 || leg_watch(w, &c->r.up, on_up_event) < 0)
 		conn_end(c, END_RESET, FLAG_CONNECT, "io error: cannot watch the socket");
+	else if (c->r.up.rd_ready) /* what came with the end of connect() has no event of its own */
+		loop_ready(w->loop, &c->r.again);
 }
 
 void relay_stop(struct conn *c)
