@@ -112,6 +112,7 @@ void outbound_stream(struct conn *c, struct hsess *s)
 	c->t.s = s;
 	list_append(&s->conns, &c->t.sess_node);
 	s->nconns++;
+	loop_timer_cancel(&c->timer); /* a new limit, for the answer */
 	placed++;
 }
 
@@ -122,6 +123,7 @@ void conn_end(struct conn *c, enum conn_end how, enum conn_flag flag, const char
 	last_flag = flag;
 	snprintf(last_error, sizeof(last_error), "%s", error);
 	c->state = CS_DEAD;
+	loop_timer_cancel(&c->timer);
 	pool_forget(c);
 }
 
@@ -404,6 +406,28 @@ static void idle__released_and_not_before(void **state)
 	free(c);
 }
 
+/* A peer that takes its time with every handshake and then allows one stream each must not keep
+ * the others for ever. */
+static void wait__limited(void **state)
+{
+	struct conn *a = ask(B, "10.0.0.2:15008"), *b = ask(B, "10.0.0.2:15008");
+
+	(void)state;
+	peer_max = 1;
+	dial_ends(last, 0);
+	assert_int_equal(placed, 1);
+	assert_null(b->t.s);
+	assert_true(timer_armed(&b->timer));
+	assert_in_range(b->timer.deadline_ms - loop_now_ms(w.loop), 1,
+			LIMIT_CONNECT_MS + 2 * LIMIT_TLS_HANDSHAKE_MS);
+	b->timer.fn(&b->timer);
+	assert_int_equal(failed, 1);
+	assert_non_null(strstr(last_error, "no HBONE connection in time"));
+	finish(a);
+	free(a);
+	free(b);
+}
+
 static void wait__given_up(void **state)
 {
 	struct conn *a = ask(B, "10.0.0.2:15008"), *b = ask(B, "10.0.0.2:15008");
@@ -434,6 +458,7 @@ int main(void)
 		CASE(retry__once_and_elsewhere),
 		CASE(retry__not_after_the_answer),
 		CASE(idle__released_and_not_before),
+		CASE(wait__limited),
 		CASE(wait__given_up),
 	};
 

@@ -14,6 +14,8 @@
 
 #include "ztunnel/data/data.h"
 
+#define WAIT_MS (LIMIT_CONNECT_MS + LIMIT_TLS_HANDSHAKE_MS + 1000)
+
 static char *key_of(const struct route *r)
 {
 	struct strbuf b = {0};
@@ -117,6 +119,13 @@ static bool grow(struct pod *p, struct pool_slot *slot, size_t pending)
 	return true;
 }
 
+static void on_no_session(struct timer *t)
+{
+	struct conn *c = container_of(t, struct conn, timer);
+
+	conn_end(c, END_RESET, FLAG_CONNECT, "h2 failed: no HBONE connection in time");
+}
+
 static void place(struct conn *c, struct pool_slot *slot)
 {
 	size_t pending;
@@ -128,6 +137,8 @@ static void place(struct conn *c, struct pool_slot *slot)
 	}
 	list_append(&slot->waiters, &c->t.sess_node);
 	slot->nwaiters++;
+	/* longer than one attempt, whose own end has the better reason */
+	loop_timer_set(c->pod->w->loop, &c->timer, WAIT_MS, on_no_session);
 	if (!grow(c->pod, slot, pending) && c->state != CS_DEAD)
 		conn_end(c, END_RESET, FLAG_CONNECT, "out of memory");
 }
