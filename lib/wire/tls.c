@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * tls.c: identities: certificate, key and roots turned into one SSL_CTX per role.
+ * tls.c: identities: certificate, key and roots turned into one SSL_CTX.
  *
- * The two contexts are made once per certificate and shared by all workers (OpenSSL counts
+ * The context is made once per certificate, serves both roles (a session says which it plays, and
+ * OpenSSL then verifies the peer for the other one) and is shared by all workers (OpenSSL counts
  * references with atomics and only reads a context after set-up). Sessions: tls_session.c.
  */
 #include "lib/wire/tls.h"
@@ -101,7 +102,7 @@ static int select_h2(SSL *ssl, const unsigned char **out, unsigned char *outlen,
 }
 
 /* Everything that does not depend on certificates (ztunnel-spec 8.1). */
-static int ctx_parameters(SSL_CTX *ctx, bool server)
+static int ctx_parameters(SSL_CTX *ctx)
 {
 	static const unsigned char alpn[] = {2, 'h', '2'};
 
@@ -115,21 +116,19 @@ static int ctx_parameters(SSL_CTX *ctx, bool server)
 	SSL_CTX_set_verify_depth(ctx, LIMIT_TLS_CHAIN_DEPTH);
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
 	SSL_CTX_set_cert_verify_callback(ctx, tls_verify_peer, NULL);
-	if (server)
-		SSL_CTX_set_alpn_select_cb(ctx, select_h2, NULL);
-	else if (SSL_CTX_set_alpn_protos(ctx, alpn, sizeof(alpn)) != 0)
-		return 0;
-	return SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) == 1 &&
+	SSL_CTX_set_alpn_select_cb(ctx, select_h2, NULL);
+	return SSL_CTX_set_alpn_protos(ctx, alpn, sizeof(alpn)) == 0 &&
+	       SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) == 1 &&
 	       SSL_CTX_set_max_proto_version(ctx, TLS1_3_VERSION) == 1 &&
 	       SSL_CTX_set_ciphersuites(ctx, "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256") ==
 		       1 &&
 	       SSL_CTX_set_num_tickets(ctx, 0) == 1 && set_groups(ctx);
 }
 
-static SSL_CTX *ctx_new(bool server, STACK_OF(X509) * chain, EVP_PKEY *key, STACK_OF(X509) * roots,
+static SSL_CTX *ctx_new(STACK_OF(X509) * chain, EVP_PKEY *key, STACK_OF(X509) * roots,
 			struct err *err)
 {
-	SSL_CTX *ctx = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
+	SSL_CTX *ctx = SSL_CTX_new(TLS_method());
 	STACK_OF(X509) * intermediates;
 	int ok;
 
@@ -137,7 +136,7 @@ static SSL_CTX *ctx_new(bool server, STACK_OF(X509) * chain, EVP_PKEY *key, STAC
 	intermediates = X509_chain_up_ref(chain);
 	bug_on(intermediates == NULL);
 	X509_free(sk_X509_shift(intermediates));
-	ok = ctx_parameters(ctx, server) &&
+	ok = ctx_parameters(ctx) &&
 	     SSL_CTX_use_cert_and_key(ctx, sk_X509_value(chain, 0), key, intermediates, 1) == 1;
 	for (int i = 0; ok && i < sk_X509_num(roots); i++)
 		ok = X509_STORE_add_cert(SSL_CTX_get_cert_store(ctx), sk_X509_value(roots, i));
@@ -199,9 +198,8 @@ static int build(struct tls_identity *id, struct str chain_pem, struct str key_p
 	if (key != NULL)
 		r = fill(id, sk_X509_value(chain, 0), err);
 	if (r == 0) {
-		id->server = ctx_new(true, chain, key, roots, err);
-		id->client = id->server ? ctx_new(false, chain, key, roots, err) : NULL;
-		r = id->client != NULL ? 0 : -EINVAL;
+		id->ctx = ctx_new(chain, key, roots, err);
+		r = id->ctx != NULL ? 0 : -EINVAL;
 	}
 	EVP_PKEY_free(key);
 	sk_X509_pop_free(chain, X509_free);
@@ -236,8 +234,7 @@ void tls_identity_unref(struct tls_identity *id)
 	/* acq_rel: the last holder sees what the others wrote before they let go */
 	if (id == NULL || atomic_fetch_sub_explicit(&id->refs, 1, memory_order_acq_rel) != 1)
 		return;
-	SSL_CTX_free(id->server);
-	SSL_CTX_free(id->client);
+	SSL_CTX_free(id->ctx);
 	free(id->spiffe);
 	free(id->chain_pem);
 	free(id->roots_pem);

@@ -13,7 +13,7 @@ struct err;
 
 struct tls_identity {
 	atomic_uint refs;
-	SSL_CTX *server, *client;
+	SSL_CTX *ctx;
 	char *spiffe;
 	struct str trust_domain; /* slice of spiffe */
 	char *chain_pem, *roots_pem;

@@ -134,7 +134,7 @@ struct tls_session *tls_session_new(struct tls_identity *id, bool server,
 	s->magic = TLS_SESSION_MAGIC;
 	s->server = server;
 	s->id = tls_identity_ref(id);
-	s->ssl = SSL_new(server ? id->server : id->client);
+	s->ssl = SSL_new(id->ctx);
 	if (s->ssl == NULL || copy_expected(s, expected, server ? 0 : nexpected) < 0 ||
 	    attach_bio(s) < 0)
 		return tls_session_free(s);

@@ -51,8 +51,8 @@ static struct tls_identity *forged(const struct test_ca *issuer, const struct le
 	EVP_PKEY *key = EVP_EC_gen("P-256");
 	X509 *c = leaf_new(issuer, o, key);
 
-	assert_int_equal(SSL_CTX_use_cert_and_key(id->client, c, key, NULL, 1), 1);
-	assert_int_equal(SSL_CTX_use_cert_and_key(id->server, c, key, NULL, 1), 1);
+	assert_int_equal(SSL_CTX_use_cert_and_key(id->ctx, c, key, NULL, 1), 1);
+	assert_int_equal(SSL_CTX_use_cert_and_key(id->ctx, c, key, NULL, 1), 1);
 	X509_free(c);
 	EVP_PKEY_free(key);
 	return id;
@@ -195,8 +195,8 @@ static void handshake__no_client_certificate(void **st)
 	SSL_CTX_set_cert_verify_callback(bare, tls_verify_peer, NULL);
 	SSL_CTX_set_verify(bare, SSL_VERIFY_PEER, NULL);
 	X509_STORE_add_cert(SSL_CTX_get_cert_store(bare), ca.cert);
-	SSL_CTX_free(c->client);
-	c->client = bare;
+	SSL_CTX_free(c->ctx);
+	c->ctx = bare;
 	expect_shake(c, good(B), B, true, "peer did not return a certificate");
 }
 
