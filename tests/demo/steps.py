@@ -289,12 +289,20 @@ def ask(story, s):
 def release(story, s):
     client, plain = s.pods["client"], s.pods["plain"]
     story.step("Take the running pod out of the mesh again",
-               "What enrolment put into the pod's network namespace can be taken out without a trace.")
+               "What enrolment put into the pod's network namespace can be taken out without a trace, and "
+               "what was promised to travel encrypted must not go on in the clear.")
     before = plain.identity()
     had = len(product.rules(plain).splitlines())
-    story.do("change plain's manifest: no label; tell ztunnel that plain speaks plain TCP")
+    talk = Talk(plain, s.pods["stranger"], 9002)
+    s.record("release")
+    story.do("keep a connection from plain to stranger busy, through the mesh; change plain's manifest: no "
+             "label; tell ztunnel that plain speaks plain TCP")
     s.manifests.pod(plain)
     s.agent.wait_state(plain, "not-in-mesh")
+    wait_until("plain's connection through the mesh to end", talk.ended)
+    clear = wire.count_text(s.recorded(plain).path, talk.text.encode())
+    story.check(clear == 0, "the connection ended with the enrolment; none of its lines is readable on "
+                "the bridge", "no line in the clear (found: %d)" % clear)
     s.state.workload(plain, mesh=False)
     s.write_state()
     left = product.rules(plain)
