@@ -332,6 +332,27 @@ def a_program_that_cannot_be_renewed_serves_on(w):
 
 
 @test
+def the_program_can_be_called_while_it_is_upgraded(w):
+    n = Node(w)
+    source = w.dir + "/plugin"
+    shutil.copyfile(BIN[0] + "/ambient-cni", source)
+    n.put("10-calico.conflist", CALICO)
+    n.start("chained", "--cni-plugin", source)
+    n.settled()
+    size = os.stat(source).st_size
+    with open(source, "ab") as f:
+        f.write(b"x")  # another program, as far as bytes go
+    calls, end = 0, time.monotonic() + SOON
+    while os.stat(n.bin + "/ambient-cni").st_size == size or calls < 50:
+        assert time.monotonic() < end, "not upgraded"
+        p = subprocess.run([n.bin + "/ambient-cni"], input='{"cniVersion":"1.0.0"}', stdout=subprocess.PIPE, text=True,
+                           env={"CNI_COMMAND": "VERSION"}, timeout=20, check=False)
+        assert p.returncode == 0 and "supportedVersions" in p.stdout, p.stdout
+        calls += 1
+    assert os.stat(n.bin + "/ambient-cni").st_size == size + 1
+
+
+@test
 def two_writers_do_not_spin(w):
     """Somebody who takes us out at once, each time: we come back slowly, and say who fights about what."""
     n = Node(w)
