@@ -17,3 +17,5 @@ FUZZERS += h2_server h2_client x509_spiffe
 PKGS_fuzz_h2_server := libnghttp2
 PKGS_fuzz_h2_client := libnghttp2
 PKGS_fuzz_x509_spiffe := openssl
+UNIT_TESTS += https_client
+PKGS_test_https_client := openssl libnghttp2

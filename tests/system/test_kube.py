@@ -300,17 +300,18 @@ GARBAGE = {
 @test
 def garbage_in_a_watch_is_a_new_list(w):
     api = cluster(w)
-    p = running(w, api)
-    for data in GARBAGE.values():
+    running(w, api)
+    agent(w, api)
+    for n, (name, data) in enumerate(GARBAGE.items(), 1):
         def bad(r, data=data):
             r.head()
             r.send(data)
+        until("watching", lambda: len(api.watching()) == 1)
         api.make_trouble(bad, resource="pods", watch=True)
-    # the pauses between eight failures in a row would grow to seconds: progress between them keeps them short
-    agent(w, api)
-    until("current", lambda: current(w, api), 60)
-    assert len(api.asked("pods", False)) == len(GARBAGE) + 1, len(api.asked("pods", False))
-    assert source(w)["pods"] == 1 and p is not None
+        watch_again(api)
+        until("current after " + name, lambda: current(w, api))
+        assert len(api.asked("pods", False)) == n + 1, (name, len(api.asked("pods", False)))
+        assert source(w)["pods"] == 1
 
 
 @test
@@ -318,7 +319,6 @@ def garbage_lists_are_refused_and_the_last_picture_stays(w):
     api = cluster(w)
     running(w, api)
     agent(w, api)
-    until("watching", lambda: len(api.watching()) == 1)
     bodies = [b"", b"{}", b"null", b'{"kind":"PodList","items":[]}', b'{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":[{]}',
               b'{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":[{},]}',
               b'{"kind":"NamespaceList","metadata":{"resourceVersion":"7"},"items":[]}',
@@ -327,11 +327,13 @@ def garbage_lists_are_refused_and_the_last_picture_stays(w):
         def bad(r, body=body):
             r.head()
             r.send(body, True)
+        until("watching", lambda: len(api.watching()) == 1)
         api.make_trouble(bad, resource="pods", watch=False)
-    api.compact()
-    watch_again(api)
-    until("current", lambda: current(w, api), 150)
-    assert source(w)["pods"] == 1
+        api.compact()
+        watch_again(api)
+        until("refused", lambda: api.trouble[-1]["left"] == 0)
+        assert source(w)["pods"] == 1, body[:60]
+        until("current", lambda: current(w, api))
 
 
 @test
