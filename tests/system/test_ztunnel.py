@@ -799,6 +799,40 @@ def custody_survives_kill():
         lab.close()
 
 
+def death_is_a_reset():
+    """SIGKILL in the middle of an upload: neither end may take what it has for the whole."""
+    lab = fresh(2)
+    try:
+        a, b, c = lab.pod("a", 2), lab.pod("b", 3), lab.pod("c", 4, captured=False)
+        lab.state()
+        zt = lab.start()
+        ends = []
+        for src, dst in ((a, b), (a, c), (c, b)):
+            lst = dst.net.socket()
+            lst.bind(("0.0.0.0", 9100 + len(ends)))
+            lst.listen(4)
+            lst.settimeout(15)
+            client = src.net.connect((dst.ip, 9100 + len(ends)), timeout=15)
+            server, _ = lst.accept()
+            server.settimeout(15)
+            client.sendall(b"half of it")
+            check(server.recv(100) == b"half of it", "data")
+            ends += [client, server]
+            lst.close()
+        zt.signal(signal.SIGKILL)
+        zt.wait()
+        for i, s in enumerate(ends):
+            try:
+                got = s.recv(100)
+            except ConnectionResetError:
+                continue
+            finally:
+                s.close()
+            check(False, "socket", i, "ended in an orderly way:", got)
+    finally:
+        lab.close()
+
+
 def held_sockets_are_offered():
     """An agent that lost its duplicates gets them back, and its add changes nothing."""
     lab = fresh(2)
@@ -1147,7 +1181,7 @@ TESTS = [
     plaintext_to_15008, connect_to_other_addresses, rapid_reset, made_you_reset,
     continuation_flood, header_bomb, settings_flood, ping_flood, zero_window_stall,
     slow_handshakes_are_bounded, config_dump_shape, admin_endpoints, isolation, ends_cleanly,
-    v1_exchange, zds_bad_packets, snapshot_semantics, custody_survives_kill,
+    v1_exchange, zds_bad_packets, snapshot_semantics, custody_survives_kill, death_is_a_reset,
     held_sockets_are_offered, stock_agent_and_our_hello,
     same_uid_new_namespace, ipv6_path, certificates_are_renewed, graceful_drain,
     start_errors, state_file_comes_late,

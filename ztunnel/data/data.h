@@ -272,6 +272,9 @@ int leg_watch(struct worker *w, struct leg *l, void (*fn)(struct watch *, uint32
 void leg_events(struct leg *l, uint32_t events);
 /* Remembers that a write was refused. */
 void leg_blocked(struct worker *w, struct leg *l);
+/* A socket that the kernel closes because we died must not look like one that was finished: from
+ * its first moment on it ends in a reset, until leg_close() says otherwise. */
+void sock_ends_in_reset(int fd, bool yes);
 void leg_close(struct worker *w, struct leg *l);
 void leg_reset(struct worker *w, struct leg *l);    /* SO_LINGER 0: the application sees RST */
 int leg_so_error(const struct leg *l);		    /* positive errno or 0; clears it */

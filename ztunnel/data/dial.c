@@ -56,6 +56,7 @@ static int open_socket(const struct worker_config *cfg, int family, bool keepali
 		return -e;
 	}
 	sock_stream_options(fd);
+	sock_ends_in_reset(fd, true);
 	if (keepalive && cfg->keepalive_time_s != 0)
 		keepalive_options(cfg, fd);
 	return fd;

@@ -46,21 +46,34 @@ void leg_blocked(struct worker *w, struct leg *l)
 	bug_on(loop_rewatch(w->loop, &l->w, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) < 0);
 }
 
-/* The last descriptor of a socket takes its epoll entry along: one system call less. */
-void leg_close(struct worker *w, struct leg *l)
+void sock_ends_in_reset(int fd, bool yes)
 {
-	(void)w;
+	struct linger lin = {.l_onoff = yes, .l_linger = 0};
+
+	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &lin, sizeof(lin));
+}
+
+/* The last descriptor of a socket takes its epoll entry along: one system call less. */
+static void close_fd(struct leg *l)
+{
 	l->w.added = false;
 	l->w.fd = xclose(l->w.fd);
 }
 
+void leg_close(struct worker *w, struct leg *l)
+{
+	(void)w;
+	if (l->w.fd >= 0)
+		sock_ends_in_reset(l->w.fd, false);
+	close_fd(l);
+}
+
 void leg_reset(struct worker *w, struct leg *l)
 {
-	struct linger lin = {.l_onoff = 1, .l_linger = 0};
-
+	(void)w;
 	if (l->w.fd >= 0)
-		(void)setsockopt(l->w.fd, SOL_SOCKET, SO_LINGER, &lin, sizeof(lin));
-	leg_close(w, l);
+		sock_ends_in_reset(l->w.fd, true);
+	close_fd(l);
 }
 
 int leg_so_error(const struct leg *l)

@@ -162,6 +162,7 @@ static void set_int(int fd, int level, int name, uint64_t v)
 static void listener_options(const struct worker_config *cfg, int fd, enum mesh_listener kind)
 {
 	set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	sock_ends_in_reset(fd, true);
 	if (kind == MESH_L_INBOUND_HBONE || cfg->keepalive_time_s == 0)
 		return;
 	set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
