@@ -105,10 +105,28 @@ static const char *reason(unsigned int status)
 	return "Status";
 }
 
+/* Over TCP anybody may connect: of a full house the oldest goes that waits for its peer. */
+static struct http1_req *dispensable(const struct http1_server *s)
+{
+	if (s->peer_uid_only >= 0)
+		return NULL;
+	list_for_each (n, &s->requests) {
+		struct http1_req *r = container_of(n, struct http1_req, node);
+
+		if (r->state != ST_ASKED && !r->stepping)
+			return r;
+	}
+	return NULL;
+}
+
+static bool has_room(const struct http1_server *s)
+{
+	return s->connections < LIMIT_HTTP_CONNECTIONS || dispensable(s) != NULL;
+}
+
 static void listen_again(struct http1_server *s)
 {
-	if (!s->stopping && !s->listener.added && !timer_armed(&s->accept_pause) &&
-	    s->connections < LIMIT_HTTP_CONNECTIONS)
+	if (!s->stopping && !s->listener.added && !timer_armed(&s->accept_pause) && has_room(s))
 		bug_on(loop_watch(s->loop, &s->listener, s->listen_fd, EPOLLIN, on_accept) < 0);
 }
 
@@ -164,6 +182,7 @@ static void await_request(struct http1_req *r)
 	r->state = ST_HEAD;
 	loop_timer_set(r->s->loop, &r->timer, r->s->wait_ms, on_late);
 	watch_for(r, EPOLLIN);
+	listen_again(r->s); /* one that could not make room before can now */
 }
 
 /* ---- answers ---- */
@@ -448,7 +467,7 @@ static void on_accept(struct watch *w, uint32_t events)
 	struct http1_server *s = container_of(w, struct http1_server, listener);
 
 	(void)events;
-	for (int i = 0; i < ACCEPTS_PER_RUN && s->connections < LIMIT_HTTP_CONNECTIONS; i++) {
+	for (int i = 0; i < ACCEPTS_PER_RUN && has_room(s); i++) {
 		int fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
@@ -459,9 +478,11 @@ static void on_accept(struct watch *w, uint32_t events)
 		}
 		if (fd < 0)
 			return; /* nothing there, or that client is gone already */
+		if (s->connections >= LIMIT_HTTP_CONNECTIONS)
+			close_conn(dispensable(s));
 		add_conn(s, fd);
 	}
-	if (s->connections >= LIMIT_HTTP_CONNECTIONS)
+	if (!has_room(s))
 		loop_unwatch(s->loop, &s->listener); /* the others wait in the kernel's queue */
 }
 

@@ -464,6 +464,40 @@ static void http1__connections_over_the_limit_wait(void **state)
 		(void)xclose(fds[i]);
 }
 
+/* Anybody may connect over TCP: whoever only holds connections must not keep a probe out. */
+static void http1__tcp_oldest_idle_makes_room(void **state)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t n = sizeof(a);
+	struct fixture *f = *state;
+	int s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fds[LIMIT_HTTP_CONNECTIONS + 2];
+	_cleanup_free_ char *first = NULL, *got = NULL;
+
+	assert_int_equal(bind(s, (struct sockaddr *)&a, sizeof(a)), 0);
+	assert_int_equal(listen(s, ARRAY_LEN(fds)), 0);
+	assert_int_equal(getsockname(s, (struct sockaddr *)&a, &n), 0);
+	f->s = http1_server_free(f->s);
+	f->s = http1_server_new(f->l, s, -1, handler, f, NULL);
+	for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
+		fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		assert_int_equal(connect(fds[i], (struct sockaddr *)&a, sizeof(a)), 0);
+		assert_int_equal(fd_set_nonblock(fds[i]), 0);
+		if (i == 0) /* the handler has it: not idle */
+			assert_true(push(f, fds[0], STR(GET("/keep"))));
+		loop_step(f->l, 1);
+	}
+	assert_true(push(f, fds[ARRAY_LEN(fds) - 1], STR(GET("/probe"))));
+	got = pull(f, fds[ARRAY_LEN(fds) - 1], "/probe ");
+	assert_has(got, "GET /probe ");
+	assert_non_null(f->kept);
+	first = pull(f, fds[1], NULL); /* the one that made room */
+	assert_string_equal(first, "");
+	http1_reply(f->kept, 200, NULL, STR("kept"));
+	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
+		(void)xclose(fds[i]);
+}
+
 /* One byte at a time keeps the inactivity timeout of the library away for ever. */
 static void http1__slow_request_is_cut(void **state)
 {
@@ -570,6 +604,7 @@ int main(void)
 		TEST(http1__server_freed_while_kept),
 		TEST(http1__another_uid_gets_403),
 		TEST(http1__connections_over_the_limit_wait),
+		TEST(http1__tcp_oldest_idle_makes_room),
 		TEST(http1__slow_request_is_cut),
 		TEST(http1__tcp),
 		TEST(http1__big_answer_to_a_slow_reader),
