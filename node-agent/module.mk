@@ -1,6 +1,6 @@
 AGENT_PURE := node-agent/config.c node-agent/source/pods.c node-agent/source/manifest.c \
 	node-agent/enrol/eligibility.c node-agent/enrol/attachment.c node-agent/enrol/cgroup.c \
-	node-agent/enrol/probes.c node-agent/serve/cni_request.c
+	node-agent/enrol/probes.c node-agent/enrol/netns_check.c node-agent/serve/cni_request.c
 AGENT_PKGS := $(NFT_PKGS) yaml-0.1 libprotobuf-c libsystemd libcap-ng libseccomp openssl libnghttp2
 
 PROGS += ambient-agent

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <strings.h>
+#include <sys/stat.h>
 
 #include "lib/base/err.h"
 #include "lib/base/log.h"
@@ -16,6 +17,7 @@
 #include "lib/os/netns.h"
 #include "nft/nft.h"
 #include "node-agent/config.h"
+#include "node-agent/enrol/netns_check.h"
 
 #define SEARCH_MS     30000
 #define PROC_FILE_MAX 65536
@@ -77,6 +79,27 @@ static bool read_proc(const char *pid, const char *what, char **ret, struct str 
 	return true;
 }
 
+static bool ns_of(const char *pid, const char *kind, struct netns_id *ret)
+{
+	_cleanup_free_ char *path = xasprintf("/proc/%s/ns/%s", pid, kind);
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return false;
+	*ret = (struct netns_id){.dev = st.st_dev, .ino = st.st_ino};
+	return true;
+}
+
+/* Names are free: whatever runs in a pod could call itself kubelet, and give its user the way
+ * around the mesh that the probes have. */
+static bool on_the_node(const char *pid)
+{
+	struct netns_id net, theirs, ours;
+
+	return ns_of(pid, "net", &net) && netns_check_is_host(net) && ns_of(pid, "pid", &theirs) &&
+	       ns_of("self", "pid", &ours) && netns_id_eq(theirs, ours);
+}
+
 static bool find_in(const char *pid, uint32_t *ret_uid)
 {
 	_cleanup_free_ char *a = NULL, *b = NULL, *c = NULL;
@@ -89,8 +112,9 @@ static bool find_in(const char *pid, uint32_t *ret_uid)
 	/* most processes are told by their name alone */
 	if (!str_eqc(comm, "kubelet") && !str_eqc(comm, "kubelite") && !str_eqc(comm, "k3s"))
 		return false;
-	return read_proc(pid, "cmdline", &b, &cmdline) && probes_is_kubelet(comm, cmdline) &&
-	       read_proc(pid, "status", &c, &status) && probes_parse_uid(status, ret_uid) == 0;
+	return on_the_node(pid) && read_proc(pid, "cmdline", &b, &cmdline) &&
+	       probes_is_kubelet(comm, cmdline) && read_proc(pid, "status", &c, &status) &&
+	       probes_parse_uid(status, ret_uid) == 0;
 }
 
 static bool find_kubelet(uint32_t *ret_uid)

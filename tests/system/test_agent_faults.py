@@ -554,7 +554,11 @@ def kubelet_probes_are_exempted(w):
     w.put("p.yaml", p.manifest())
     # a process of that name, in a pid namespace of its own so that no other agent sees it
     shutil.copy("/bin/sleep", w.dir + "/kubelet")
-    script = "%s/kubelet 600 & exec \"$@\"" % w.dir
+    # before it one in a pod, of another user, who must not get the kubelet's way around the mesh
+    os.chmod(w.dir, 0o755)
+    script = ("nsenter --net=%s setpriv --reuid 1234 --clear-groups %s/kubelet 600 & "
+              "until [ $(cat /proc/$!/comm) = kubelet ]; do sleep 0.01; done; "
+              "%s/kubelet 600 & exec \"$@\"" % (p.path, w.dir, w.dir))
     wrap = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script, "sh")
     w.start("--host-probes=auto", wrap=wrap)
 
@@ -562,7 +566,7 @@ def kubelet_probes_are_exempted(w):
         return run("ip", "netns", "exec", w.host, "nft", "list", "ruleset")
 
     until("rules of the node", lambda: "istio-inpod-probes-v4" in table())
-    assert "skuid" in table(), table()
+    assert "skuid" in table() and "skuid 1234" not in table(), table()
     z = w.ready_ztunnel(V2)
     w.add(p, z)
     assert p.ip in table() and p.uid in table(), table()
