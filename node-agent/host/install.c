@@ -33,6 +33,7 @@
 
 #define SETTLE_MS     30
 #define LOOK_AGAIN_MS 5000
+#define NO_DIR_MS     1000 /* the same while there is no directory to watch */
 #define PROGRAM_MAX   (64u << 20)
 #define EVENTS                                                                                     \
 	(IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_CREATE | IN_DELETE_SELF |   \
@@ -369,9 +370,11 @@ static void look(struct install *in)
 	int r;
 
 	loop_timer_cancel(&in->settle);
-	loop_timer_set(in->loop, &in->look_again, LOOK_AGAIN_MS, on_look_again);
 	watch_directory(in, &in->conf_wd, in->cfg->cni_conf_dir);
 	watch_directory(in, &in->bin_wd, in->cfg->cni_bin_dir);
+	loop_timer_set(in->loop, &in->look_again,
+		       in->conf_wd < 0 || in->bin_wd < 0 ? NO_DIR_MS : LOOK_AGAIN_MS,
+		       on_look_again);
 	r = step_all(in, &preempted, &err);
 	if (r == 0)
 		set_state(in, preempted ? STATE_PREEMPTED : STATE_INSTALLED, &err);
