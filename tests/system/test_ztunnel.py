@@ -1078,6 +1078,31 @@ def graceful_drain():
         lab.close()
 
 
+def dump_while_leaving():
+    """Answers of the workers that arrive when they are gone already."""
+    lab = fresh(2)
+    try:
+        lab.pod("a", 2)
+        lab.state()
+        for _ in range(2):
+            zt = lab.start()
+
+            def ask():
+                conns = [socket.create_connection(("127.0.0.1", 15000)) for _ in range(30)]
+                for i, c in enumerate(conns):
+                    what = "GET /config_dump" if i else "POST /quitquitquit"
+                    c.sendall((what + " HTTP/1.1\r\nHost: x\r\n\r\n").encode())
+                return conns
+
+            conns = lab.node.call(ask)
+            code = zt.wait()
+            check(code == 0, "status", code, zt.log()[-3000:])
+            for c in conns:
+                c.close()
+    finally:
+        lab.close()
+
+
 def start_errors():
     lab = fresh(2)
     rows = [
@@ -1184,6 +1209,7 @@ TESTS = [
     v1_exchange, zds_bad_packets, snapshot_semantics, custody_survives_kill, death_is_a_reset,
     held_sockets_are_offered, stock_agent_and_our_hello,
     same_uid_new_namespace, ipv6_path, certificates_are_renewed, graceful_drain,
+    dump_while_leaving,
     start_errors, state_file_comes_late,
 ]
 

@@ -401,7 +401,8 @@ void pod_shared_unref(struct pod_shared *sh);
 struct workers {
 	struct worker_config cfg; /* strings owned */
 	struct loop *control;
-	struct htab pods; /* served_pod, control thread */
+	struct htab pods;  /* served_pod, control thread */
+	struct list dumps; /* on their way, control thread */
 	unsigned int n;
 	struct worker **w;
 	struct metrics_worker **metrics;
@@ -412,6 +413,7 @@ struct served_pod {
 };
 struct served_pod *served_find(struct workers *w, const char *uid);
 void worker_drained(struct worker *w, struct msg *m);
+void dumps_orphan(struct workers *w); /* before @w goes: what is on its way finds it gone */
 
 static inline void conn_bytes(struct conn *c, uint64_t recv, uint64_t sent)
 {

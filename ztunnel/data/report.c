@@ -13,8 +13,11 @@ struct pod_part { /* one pod on one worker: JSON objects, comma-separated */
 	struct strbuf inbound, outbound;
 };
 struct dump {
-	struct msg m; /* to the control loop */
-	struct workers *all;
+	struct msg m;	     /* to the control loop */
+	struct list node;    /* all->dumps */
+	struct workers *all; /* NULL: gone before the answer arrived */
+	struct loop *control;
+	unsigned int n; /* workers */
 	atomic_uint left;
 	void (*done)(void *ctx, struct strbuf *json);
 	void *ctx;
@@ -65,13 +68,13 @@ static void on_dump(struct loop *l, struct msg *msg)
 	free(m);
 	/* acq_rel: the control thread reads every worker's list after the last one */
 	if (atomic_fetch_sub_explicit(&d->left, 1, memory_order_acq_rel) == 1)
-		loop_post(d->all->control, &d->m);
+		loop_post(d->control, &d->m);
 }
 
 static void collect(const struct dump *d, const char *uid, bool inbound, struct strbuf *out)
 {
 	strbuf_putc(out, '[');
-	for (unsigned int i = 0; i < d->all->n; i++) {
+	for (unsigned int i = 0; i < d->n; i++) {
 		list_for_each (n, &d->parts[i]) {
 			struct pod_part *part = container_of(n, struct pod_part, node);
 			struct strbuf *b = inbound ? &part->inbound : &part->outbound;
@@ -108,7 +111,7 @@ static void write_pod(const struct dump *d, const struct pod_shared *sh, struct 
 
 static void dump_free(struct dump *d)
 {
-	for (unsigned int i = 0; i < d->all->n; i++) {
+	for (unsigned int i = 0; i < d->n; i++) {
 		struct list *n;
 
 		while ((n = list_pop(&d->parts[i])) != NULL) {
@@ -133,9 +136,11 @@ static void on_all_dumped(struct loop *l, struct msg *msg)
 	(void)l;
 	jsonw_init(&w, &json, false);
 	jsonw_obj(&w, NULL);
-	htab_for_each (n, &d->all->pods)
-		write_pod(d, container_of(n, struct served_pod, node)->sh, &w);
+	if (d->all != NULL)
+		htab_for_each (n, &d->all->pods)
+			write_pod(d, container_of(n, struct served_pod, node)->sh, &w);
 	jsonw_end_obj(&w);
+	list_remove(&d->node);
 	d->done(d->ctx, &json);
 	dump_free(d);
 }
@@ -146,6 +151,9 @@ void workers_dump(struct workers *all, void (*done)(void *ctx, struct strbuf *js
 
 	d->m.fn = on_all_dumped;
 	d->all = all;
+	d->control = all->control;
+	d->n = all->n;
+	list_append(&all->dumps, &d->node);
 	d->done = done;
 	d->ctx = ctx;
 	atomic_init(&d->left, all->n);
@@ -160,6 +168,14 @@ void workers_dump(struct workers *all, void (*done)(void *ctx, struct strbuf *js
 		m->d = d;
 		loop_post(all->w[i]->loop, &m->m);
 	}
+}
+
+void dumps_orphan(struct workers *all)
+{
+	struct list *n;
+
+	while ((n = list_pop(&all->dumps)) != NULL)
+		container_of(n, struct dump, node)->all = NULL;
 }
 
 struct metrics_worker *const *workers_metrics(struct workers *w, size_t *ret_n)

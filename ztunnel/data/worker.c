@@ -270,6 +270,7 @@ struct workers *workers_start(const struct worker_config *cfg, struct loop *cont
 	all->cfg.trust_domain = xstrdup(cfg->trust_domain != NULL ? cfg->trust_domain : "");
 	all->control = control;
 	htab_init(&all->pods);
+	list_init(&all->dumps);
 	all->w = xcalloc(cfg->nworkers, sizeof(struct worker *));
 	all->metrics = xcalloc(cfg->nworkers, sizeof(struct metrics_worker *));
 	for (unsigned int i = 0; i < cfg->nworkers; i++) {
@@ -301,6 +302,7 @@ struct workers *workers_free(struct workers *all)
 		worker_free(all->w[i]);
 		metrics_worker_free(all->metrics[i]);
 	}
+	dumps_orphan(all); /* the last workers may just have finished one */
 	htab_for_each (n, &all->pods) {
 		struct served_pod *p = container_of(n, struct served_pod, node);
 
