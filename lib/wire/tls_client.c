@@ -187,7 +187,8 @@ static int expect_name(SSL *ssl, const char *name, struct err *err)
 		ok = X509_VERIFY_PARAM_set1_ip(p, ip.b, ip.len) == 1;
 	else
 		ok = name[0] != '\0' && X509_VERIFY_PARAM_set1_host(p, name, 0) == 1 &&
-		     SSL_set_tlsext_host_name(ssl, name) == 1;
+		     SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name,
+			      (void *)(uintptr_t)name) == 1;
 	ERR_clear_error();
 	return ok ? 0
 		  : err_set(err, EINVAL, "server name %s: expected a DNS name or an IP address",

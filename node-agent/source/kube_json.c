@@ -165,8 +165,11 @@ int kube_list_end(const struct kube_list *l, const char *kind, struct arena *a, 
 		return r;
 	if (!str_eqc(got, kind))
 		return err_set(err, EINVAL, "expected a %s, got %s", kind, str_shown(got));
-	if ((r = doc_opt_map(root, "metadata", &meta, err)) < 0 ||
-	    (r = plain_text(meta, "resourceVersion", KUBE_RV_MAX, &rv, err)) < 0 ||
+	if ((r = doc_opt_map(root, "metadata", &meta, err)) < 0)
+		return r;
+	if (meta == NULL)
+		return err_set(err, EINVAL, "the list has no metadata");
+	if ((r = plain_text(meta, "resourceVersion", KUBE_RV_MAX, &rv, err)) < 0 ||
 	    (r = plain_text(meta, "continue", KUBE_CONTINUE_MAX, &next, err)) < 0)
 		return r;
 	if (rv.n == 0)
@@ -219,8 +222,11 @@ int kube_event_parse(struct str line, struct arena *a, struct kube_event *ret, s
 		return 0;
 	}
 	ev.object = object;
-	if ((r = doc_opt_map(object, "metadata", &meta, err)) < 0 ||
-	    (r = plain_text(meta, "resourceVersion", KUBE_RV_MAX, &ev.rv, err)) < 0)
+	if ((r = doc_opt_map(object, "metadata", &meta, err)) < 0)
+		return r;
+	if (meta == NULL)
+		return doc_err(object, err, "object without metadata");
+	if ((r = plain_text(meta, "resourceVersion", KUBE_RV_MAX, &ev.rv, err)) < 0)
 		return r;
 	if (ev.rv.n == 0)
 		return doc_err(object, err, "object without metadata.resourceVersion");

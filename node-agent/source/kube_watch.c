@@ -85,6 +85,12 @@ static void object_name(const struct doc *object, char *buf, size_t cap)
 	(void)snprintf(buf, cap, "%.*s/%.*s", STR_FMT(ns), STR_FMT(name));
 }
 
+static void bad_forget(struct kube_watch *w)
+{
+	w->bad[0] = w->bad_name[0] = '\0';
+	w->kind->changed(w->ctx);
+}
+
 static void put(struct kube_watch *w, const struct doc *object)
 {
 	char name[sizeof(w->bad_name)];
@@ -92,17 +98,26 @@ static void put(struct kube_watch *w, const struct doc *object)
 
 	object_name(object, name, sizeof(name));
 	if (w->kind->put(w->ctx, object, w->generation, &err) == 0) {
-		if (strcmp(name, w->bad_name) != 0)
-			return;
-		w->bad[0] = w->bad_name[0] = '\0';
-		w->kind->changed(w->ctx);
+		if (strcmp(name, w->bad_name) == 0)
+			bad_forget(w);
 		return;
 	}
+	w->bad_seen = true;
 	(void)snprintf(w->bad, sizeof(w->bad), "%.120s: %.380s", name, err.msg);
 	(void)snprintf(w->bad_name, sizeof(w->bad_name), "%s", name);
 	log_limited(LOG_LV_WARN, "kube", "%s cannot be read, what was known of it stays: %s", name,
 		    err.msg);
 	w->kind->changed(w->ctx);
+}
+
+static void gone(struct kube_watch *w, const struct doc *object)
+{
+	char name[sizeof(w->bad_name)];
+
+	object_name(object, name, sizeof(name));
+	w->kind->gone(w->ctx, object);
+	if (strcmp(name, w->bad_name) == 0)
+		bad_forget(w);
 }
 
 static int on_item(void *ctx, struct str text, struct err *err)
@@ -127,7 +142,7 @@ static int take_event(struct kube_watch *w, const struct kube_event *ev, struct 
 		put(w, ev->object);
 		break;
 	case KUBE_DELETED:
-		w->kind->gone(w->ctx, ev->object);
+		gone(w, ev->object);
 		break;
 	case KUBE_BOOKMARK:
 		break;
@@ -205,7 +220,10 @@ static void page_done(struct kube_watch *w)
 		kube_conn_proved(w->conn);
 		if (kube_state_page(&w->state, rv, more)) {
 			w->kind->sweep(w->ctx, w->generation);
-			w->kind->changed(w->ctx);
+			if (w->bad_seen)
+				w->kind->changed(w->ctx);
+			else
+				bad_forget(w);
 		}
 		next(w, 0);
 	}
@@ -266,8 +284,10 @@ static void start(struct kube_watch *w)
 
 	if (!kube_conn_usable(w->conn))
 		return; /* kube_watch_go() comes */
-	if (list && w->state.next == NULL)
+	if (list && w->state.next == NULL) {
 		w->generation = w->generation + 1 != 0 ? w->generation + 1 : 1;
+		w->bad_seen = false;
+	}
 	kube_state_path(&w->state, kube_conn_prefix(w->conn), w->kind->resource, w->node,
 			rand_u64(), &path);
 	w->began_ms = loop_now_ms(w->loop);

@@ -41,6 +41,7 @@ struct kube_watch { /* embed, zeroed */
 	struct kube_lines lines;
 	struct strbuf body;    /* of an error */
 	struct err error;      /* of the last request; code 0: well */
+	bool bad_seen;	       /* in the list being read */
 	char bad[ERR_MSG_MAX]; /* object that could not be read, and why; "" */
 	char bad_name[512];
 };
