@@ -191,6 +191,27 @@ static void series__expire(void **state)
 	(void)metrics_worker_free(w[0]);
 }
 
+/* A connection that waited for its workload is opened with the time it came. */
+static void series__parked_one_expires_nobody(void **state)
+{
+	struct metrics_worker *w[1] = {metrics_worker_new()};
+	struct conn_info first = {.start_ns = METRICS_EXPIRY_MS * 1000000ull, .dst = numbered(1)};
+	struct conn_info parked = {.start_ns = first.start_ns - 1, .dst = numbered(2)};
+	char *text;
+
+	(void)state;
+	metrics_open(w[0], &first);
+	metrics_close(w[0], &first, FLAG_NONE);
+	metrics_open(w[0], &parked);
+	text = scrape(w, 1);
+	assert_non_null(strstr(text, "destination_workload=\"w1\""));
+	free(text);
+	metrics_close(w[0], &parked, FLAG_NONE);
+	conn_info_fini(&first);
+	conn_info_fini(&parked);
+	(void)metrics_worker_free(w[0]);
+}
+
 #define LIMIT 100
 
 static void series__overflow(void **state)
@@ -255,6 +276,7 @@ int main(void)
 		cmocka_unit_test(labels__principal_only_when_proven),
 		cmocka_unit_test(write__adds_up_workers),
 		cmocka_unit_test(series__expire),
+		cmocka_unit_test(series__parked_one_expires_nobody),
 		cmocka_unit_test(series__overflow),
 		cmocka_unit_test(write__while_the_worker_works),
 	};

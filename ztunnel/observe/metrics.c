@@ -164,18 +164,25 @@ static struct metric_series *series_new(struct metrics_worker *m, const struct l
 	return s;
 }
 
+/* A connection that was parked is opened with the time of its start: before now, and perhaps before
+ * the last sweep. */
+static uint64_t since(uint64_t now_ns, uint64_t then_ns)
+{
+	return now_ns > then_ns ? now_ns - then_ns : 0;
+}
+
 static void sweep(struct metrics_worker *m, uint64_t now_ns)
 {
 	_Atomic(struct metric_series *) *at = &m->first;
 	struct metric_series *s;
 
-	if (now_ns - m->last_sweep_ns < SWEEP_NS || pthread_mutex_trylock(&m->gate) != 0)
+	if (since(now_ns, m->last_sweep_ns) < SWEEP_NS || pthread_mutex_trylock(&m->gate) != 0)
 		return;
 	m->last_sweep_ns = now_ns;
 	while ((s = atomic_load_explicit(at, memory_order_relaxed)) != NULL) {
 		if (s->active != 0 || s == m->overflow[REPORTER_SOURCE] ||
 		    s == m->overflow[REPORTER_DESTINATION] ||
-		    now_ns - s->last_used_ns < EXPIRY_NS) {
+		    since(now_ns, s->last_used_ns) < EXPIRY_NS) {
 			at = &s->next;
 			continue;
 		}
