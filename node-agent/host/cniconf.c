@@ -208,15 +208,6 @@ static void print_list(const struct cniconf *c, bool drop_stock, struct str entr
 	strbuf_str(out, between(end_of(last), c->text.p + c->text.n));
 }
 
-/* Ours is there once, last, and says what it should. */
-static bool is_up_to_date(const struct cniconf *c, struct str entry)
-{
-	for (const struct doc *d = c->plugins->child; d != NULL; d = d->next)
-		if (is_ours(d) != (d->next == NULL) || (d->next == NULL && !str_eq(d->raw, entry)))
-			return false;
-	return true;
-}
-
 static bool version_chains(struct str v)
 {
 	/* what our plugin speaks; there were no chains before 0.3.0 */
@@ -323,10 +314,7 @@ static int print_with_entry(const struct cniconf *c, struct str entry, bool drop
 	r = check_list_version(c, err);
 	if (r < 0)
 		return r;
-	if (!c->has_stock && is_up_to_date(c, entry))
-		strbuf_str(out, c->text);
-	else
-		print_list(c, drop_stock, entry, out);
+	print_list(c, drop_stock, entry, out);
 	return 0;
 }
 

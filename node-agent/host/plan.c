@@ -94,7 +94,7 @@ static int choose_owned(const struct confdir *d, const struct plan_opts *o, stru
 
 	for (size_t i = 0; o->owned_name[0] == '\0' && i < d->n; i++)
 		if (is_usable(&d->files[i]) && !is_own(&d->files[i], o) &&
-		    strcmp(d->files[i].name, PLAN_OWNED_NAME) < 0)
+		    strcmp(d->files[i].name, PLAN_OWNED_NAME) <= 0)
 			name = PLAN_OWNED_NAME_FIRST;
 	p->target = xstrdup(name);
 	p->mode = PLAN_OWNED_MODE;

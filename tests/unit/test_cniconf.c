@@ -224,6 +224,22 @@ static const struct {
 	 "{\"cniVersions\":[\"0.2.0\",\"1.1.0\",\"2.0.0\"],\"name\":\"n\",\"plugins\":[" A
 	 "," ENTRY("chained") "]}",
 	 NULL},
+	{"every character of a name",
+	 "{\"cniVersion\":\"1.1.0\",\"name\":\"0azAZ9_.-\",\"plugins\":[" A "]}", CNICONF_LIST,
+	 CNICONF_CHAINED, false,
+	 "{\"cniVersion\":\"1.1.0\",\"name\":\"0azAZ9_.-\",\"plugins\":[" A
+	 "," ENTRY("chained") "]}",
+	 NULL},
+	{"several versions, none good",
+	 "{\"cniVersions\":[\"0.2.0\",7],\"name\":\"n\",\"plugins\":[" A "]}", CNICONF_LIST,
+	 CNICONF_CHAINED, false, NULL, "cniVersion \"\""},
+	{"several versions, and a good one",
+	 "{\"cniVersions\":[\"0.2.0\"],\"cniVersion\":\"0.3.0\",\"name\":\"n\",\"plugins\":[" A
+	 "]}",
+	 CNICONF_LIST, CNICONF_CHAINED, false,
+	 "{\"cniVersions\":[\"0.2.0\"],\"cniVersion\":\"0.3.0\",\"name\":\"n\",\"plugins\":[" A
+	 "," ENTRY("chained") "]}",
+	 NULL},
 	{"stock is refused", LIST(A "," STOCK), CNICONF_LIST, CNICONF_CHAINED, false, NULL,
 	 "--replace-istio-cni"},
 	{"stock is refused when copied", LIST(A "," STOCK), CNICONF_LIST, CNICONF_OWNED, false,
@@ -244,6 +260,9 @@ static const struct {
 	 CNICONF_LIST, CNICONF_OWNED, false, NULL, "cniVersion \"1.2.0\""},
 	{"single of a new version", "{\"cniVersion\":\"2.0.0\",\"type\":\"a\"}", CNICONF_SINGLE,
 	 CNICONF_CHAINED, false, NULL, "cniVersion \"2.0.0\""},
+	{"name that begins with a dot",
+	 "{\"cniVersion\":\"1.0.0\",\"name\":\".a\",\"plugins\":[" A "]}", CNICONF_LIST,
+	 CNICONF_CHAINED, false, NULL, "name (line 1): \".a\""},
 	{"name that our plugin refuses",
 	 "{\"cniVersion\":\"1.0.0\",\"name\":\"a b\",\"plugins\":[" A "]}", CNICONF_LIST,
 	 CNICONF_CHAINED, false, NULL, "name (line 1): \"a b\""},
