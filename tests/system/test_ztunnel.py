@@ -1078,6 +1078,42 @@ def graceful_drain():
         lab.close()
 
 
+def drain_finishes_what_has_begun():
+    """SIGTERM in the middle of handshakes: whoever has connected is still served."""
+    lab = fresh(2)
+    try:
+        a, b = lab.pod("a", 2), lab.pod("b", 3)
+        c = lab.pod("c", 4, captured=False)
+        lab.state(workloads=[a.workload(), b.workload(), c.workload(protocol="HBONE")])
+        zt = lab.start(CONNECTION_TERMINATION_DEADLINE="20s")
+        root, gate = lab.root(), threading.Event()
+        server = hb.hbone_server(lab, root.issue(lab, [c.identity]))
+
+        def late(sock, peer):
+            gate.wait(15)
+            server(sock, peer)
+
+        srv = c.serve(15008, late)
+        client = tls_context(lab, root.issue(lab, [a.identity], tag="a"))
+        silent = c.net.connect((b.ip, 15008))  # does not hold the end up
+        shaking = c.net.connect((b.ip, 15008))
+        out = a.net.connect((c.ip, 8080))
+        out.sendall(HELLO)
+        wait_for("our own way out", lambda: srv.peers)
+        zt.signal(signal.SIGTERM)
+        zt.wait_line("shutting down")
+        with client.wrap_socket(shaking) as t:
+            check(t.version() == "TLSv1.3", "handshake")
+        gate.set()
+        got = out.recv(100)
+        check(got == HELLO, "the connection was cut:", got)
+        out.close()
+        check(zt.wait(10) == 0, "ends")
+        silent.close()
+    finally:
+        lab.close()
+
+
 def dump_while_leaving():
     """Answers of the workers that arrive when they are gone already."""
     lab = fresh(2)
@@ -1209,7 +1245,7 @@ TESTS = [
     v1_exchange, zds_bad_packets, snapshot_semantics, custody_survives_kill, death_is_a_reset,
     held_sockets_are_offered, stock_agent_and_our_hello,
     same_uid_new_namespace, ipv6_path, certificates_are_renewed, graceful_drain,
-    dump_while_leaving,
+    drain_finishes_what_has_begun, dump_while_leaving,
     start_errors, state_file_comes_late,
 ]
 

@@ -358,7 +358,8 @@ void hsess_pump(struct hsess *s);
 void hsess_on_event(struct watch *w, uint32_t events);
 /* Ends the connection and every stream on it with this reason. */
 void hsess_fail(struct hsess *s, enum conn_flag flag, const char *error);
-void hsess_goaway(struct hsess *s); /* graceful: no new streams, ends with the last one */
+/* Graceful: no new streams, ends with the last one; before it is open: with those that wait. */
+void hsess_goaway(struct hsess *s);
 void hsess_pong(struct hsess *s);
 void hsess_stream_gone(struct hsess *s);
 void hsess_keepalive(struct hsess *s);

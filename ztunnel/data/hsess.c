@@ -18,7 +18,8 @@
 #include "lib/base/log.h"
 #include "ztunnel/data/data.h"
 
-#define NOTSENT_LOWAT (256 << 10) /* keeps the kernel's queue, and so our latency, short */
+#define NOTSENT_LOWAT	   (256 << 10) /* keeps the kernel's queue, and so our latency, short */
+#define DRAIN_HANDSHAKE_MS 1000
 
 static void on_timer(struct timer *t)
 {
@@ -278,10 +279,20 @@ static void announce(struct hsess *s)
 	h2_ping(s->h2);
 }
 
+/* Draining: what somebody waits for is finished, within its own time limit, or within a short one
+ * if it is a peer that has not even said who it is. opened() and pool_room() go on from there. */
+static void goaway_early(struct hsess *s)
+{
+	if (s->state == HS_PARKED || (!s->server && list_empty(&s->slot->waiters)))
+		hsess_fail(s, FLAG_NONE, NULL);
+	else if (s->server)
+		loop_timer_set(s->pod->w->loop, &s->timer, DRAIN_HANDSHAKE_MS, on_timer);
+}
+
 void hsess_goaway(struct hsess *s)
 {
 	if (s->state != HS_OPEN) {
-		hsess_fail(s, FLAG_NONE, NULL);
+		goaway_early(s);
 		return;
 	}
 	if (s->server) {

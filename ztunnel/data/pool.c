@@ -253,7 +253,7 @@ void pool_room(struct hsess *s)
 		return;
 	if (s->nconns != 0)
 		loop_timer_cancel(&s->idle_timer);
-	else if (s->retired)
+	else if (s->retired || s->pod->w->draining)
 		hsess_goaway(s);
 	else
 		loop_timer_set(s->pod->w->loop, &s->idle_timer, s->pod->w->cfg->pool_idle_ms,
