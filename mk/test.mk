@@ -4,7 +4,7 @@
 TEST_JOBS ?= 2
 SYSTEM_TESTS := $(patsubst tests/system/test_%.py,%,$(wildcard tests/system/test_*.py))
 # Run with the release binaries only: they start containers or a whole system, where sanitizers add nothing but time.
-SYSTEM_RELEASE_ONLY += containerd install_containerd demo systemd
+SYSTEM_RELEASE_ONLY += containerd install_containerd install_systemd demo systemd
 SYSTEM_LIMIT_S ?= 600
 # System tests that drive ztunnel's threads: its ThreadSanitizer build goes through them too.
 SYSTEM_TSAN += tunnel ztunnel
