@@ -314,6 +314,43 @@ def test_memory_limit(bench):
     bench.quiet()
 
 
+def test_memory_limit_is_the_pods(bin_dir):
+    """A pod whose many connections read nothing fills the budget: they pay for it, although the one
+    slow reader of another pod has more waiting than any of them."""
+    bench = Bench(bin_dir, ZTUNNEL_WORKER_THREADS="1")
+    socks = []
+    try:
+        bench.ends["victim"] = (bench.b, bench.a)
+        victim, reader = bench.pair("victim")
+        socks += [victim, reader]
+        sent = fill(victim)
+        base = bench.stats()["undeliveredBytes"]
+        assert base > WINDOW // 2, base
+        reset_by_limit = 0
+        for i in range(400):
+            c, s = bench.pair("hbone")
+            socks += [c, s]
+            before, block = bench.stats()["undeliveredBytes"], b"\0" * 65536
+            c.setblocking(False)
+            try:
+                while bench.stats()["undeliveredBytes"] < before + (1 << 20):
+                    c.send(block)
+            except BlockingIOError:
+                pass
+            reset_by_limit = bench.zt.metric("ambient_h2_enhance_your_calm_total")
+            if reset_by_limit:
+                break
+        assert reset_by_limit, "the test has not come to the limit: %s" % bench.stats()
+        victim.settimeout(ztlab.TIMEOUT)
+        victim.shutdown(socket.SHUT_WR)
+        got, how = read_all(reader)
+        assert (len(got), how) == (sent, "eof"), (len(got), sent, how)
+    finally:
+        for x in socks:
+            x.close()
+        bench.close()
+
+
 def test_descriptors(bench):
     """Out of descriptors: connections wait, no CPU is burnt, and then they succeed."""
     pid = bench.zt.pid
@@ -632,6 +669,8 @@ def main():
     tests += [
         ("hbone: eight stalled readers beside others", lambda: test_stalled_readers(bench)),
         ("hbone: the memory limit holds and harms no other", lambda: test_memory_limit(bench)),
+        ("hbone: a pod pays for its own slow readers",
+         lambda: test_memory_limit_is_the_pods(a.bin)),
         ("churn while state and certificates change", lambda: test_churn(bench, 8)),
         ("out of descriptors", lambda: test_descriptors(bench)),
         ("hbone: streams share one connection", lambda: test_one_connection(bench)),

@@ -215,6 +215,7 @@ struct pod {
 	struct htab pool;
 	struct deferred defer;
 	uint32_t next_port;
+	size_t unread; /* only while tunnel.c looks for whom to shed */
 };
 
 struct seg {

@@ -328,15 +328,34 @@ static void step(struct conn *c)
 		settle(c);
 }
 
+/* The pod whose applications leave the most unread: one that opens many connections and reads
+ * nothing must not make those of others look like the worst. */
+static struct pod *slowest_pod(struct worker *w)
+{
+	struct pod *slowest = NULL;
+
+	list_for_each (n, &w->backlogged)
+		container_of(n, struct conn, t.back_node)->pod->unread = 0;
+	list_for_each (n, &w->backlogged) {
+		struct conn *c = container_of(n, struct conn, t.back_node);
+
+		c->pod->unread += c->t.q.bytes;
+		if (slowest == NULL || c->pod->unread > slowest->unread)
+			slowest = c->pod;
+	}
+	return slowest;
+}
+
 /* The hard limit of memory: the worst reader pays (datapath.md 5.3). */
 static void shed_worst(struct worker *w)
 {
+	const struct pod *p = slowest_pod(w);
 	struct conn *worst = NULL;
 
 	list_for_each (n, &w->backlogged) {
 		struct conn *c = container_of(n, struct conn, t.back_node);
 
-		if (worst == NULL || c->t.q.bytes > worst->t.q.bytes)
+		if (c->pod == p && (worst == NULL || c->t.q.bytes > worst->t.q.bytes))
 			worst = c;
 	}
 	if (worst == NULL)
