@@ -35,6 +35,13 @@ static bool would_block(void)
 	return errno == EAGAIN || errno == EINTR;
 }
 
+/* The kernel reports an error once, and then its reader is told "end": it must not believe that. */
+static enum step write_failed(struct dir *d)
+{
+	d->to->broken = true;
+	return STEP_FAILED;
+}
+
 /* Keeps what the target refused. */
 static enum step keep(struct conn *c, struct dir *d, const uint8_t *p, size_t n)
 {
@@ -66,7 +73,7 @@ static enum step flush_pending(struct conn *c, struct dir *d)
 		return STEP_MORE;
 	n = send(d->to->w.fd, d->pend + d->pend_off, d->pend_n - d->pend_off, MSG_NOSIGNAL);
 	if (n < 0 && !would_block())
-		return STEP_FAILED;
+		return write_failed(d);
 	if (n > 0) {
 		d->pend_off += (uint32_t)n;
 		count(c, d, (size_t)n);
@@ -86,7 +93,7 @@ static enum step flush_pipe(struct conn *c, struct dir *d)
 				   SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
 
 		if (n <= 0 && !would_block())
-			return STEP_FAILED;
+			return write_failed(d);
 		if (n <= 0) {
 			leg_blocked(c->pod->w, d->to);
 			return STEP_WAIT;
@@ -107,6 +114,8 @@ static void give_pipe_back(struct conn *c, struct dir *d)
 /* The source is empty, at its end, or broken. */
 static enum step read_result(struct conn *c, struct dir *d, ssize_t n)
 {
+	if (n == 0 && d->from->broken)
+		return STEP_FAILED;
 	if (n == 0) {
 		d->eof = true;
 		give_pipe_back(c, d);
@@ -131,7 +140,7 @@ static enum step move_copy(struct conn *c, struct dir *d)
 		d->from->rd_ready = false;
 	sent = send(d->to->w.fd, w->rx, (size_t)n, MSG_NOSIGNAL);
 	if (sent < 0 && !would_block())
-		return STEP_FAILED;
+		return write_failed(d);
 	if (sent < 0)
 		sent = 0;
 	count(c, d, (size_t)sent);
@@ -145,8 +154,12 @@ static enum step move_splice(struct conn *c, struct dir *d)
 	ssize_t n = splice(d->from->w.fd, NULL, d->pipe->wr, NULL, d->pipe->cap,
 			   SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
 
-	if (n <= 0)
-		return read_result(c, d, n);
+	if (n < 0 && !would_block())
+		return STEP_FAILED;
+	if (n <= 0) { /* splice stops in front of urgent data: only recv() knows what is there */
+		give_pipe_back(c, d);
+		return move_copy(c, d);
+	}
 	d->pipe->bytes += (size_t)n;
 	return flush_pipe(c, d);
 }
