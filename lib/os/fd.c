@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -182,6 +183,20 @@ int file_read(const char *path, size_t max, char **ret, size_t *ret_len, struct 
 	if (ret_len != NULL)
 		*ret_len = len;
 	return 0;
+}
+
+bool file_is_being_written(const char *path)
+{
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+
+	/* the kernel grants a read lease only while nobody writes; whoever comes in the moment that
+	 * we have it waits for its end, and we hear of it by a signal that is ignored by default */
+	if (fd < 0 || fcntl(fd, F_SETSIG, SIGURG) < 0)
+		return false;
+	if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0)
+		return errno == EAGAIN;
+	(void)fcntl(fd, F_SETLEASE, F_UNLCK);
+	return false;
 }
 
 int file_write_atomic(const char *path, const void *p, size_t n, mode_t mode, struct err *err)

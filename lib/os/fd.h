@@ -48,6 +48,9 @@ int fd_peer_cred(int sock, uid_t *ret_uid, pid_t *ret_pid) _must_check_;
 /* Reads a whole file of at most @max bytes. *ret (NUL added) is the caller's to free. */
 int file_read(const char *path, size_t max, char **ret, size_t *ret_len, struct err *err)
 	_must_check_;
+/* True while some process has the file open for writing: what is in it may be the half of it. A
+ * file system that cannot tell, or a file of another user, reads as false. */
+bool file_is_being_written(const char *path);
 /* Writes through a temporary name in the same directory and renames; mode as given. */
 int file_write_atomic(const char *path, const void *p, size_t n, mode_t mode, struct err *err)
 	_must_check_;

@@ -360,6 +360,33 @@ def bad_state_keeps_the_last_good():
         wait_for("recovery", lambda: s.zt.dump()["localState"]["error"] == "")
 
 
+def half_a_state_is_not_read():
+    """Written in place: the first half is a good document, without the policies."""
+    s = site()
+    try:
+        with_policies(s, policy("p", "Deny", dict(namespaces=[exact("default")])))
+        with open(s.lab.state_path) as f:
+            parts = re.split(r"(?m)^(?=[a-z])", f.read())
+        last = [p for p in parts if p.startswith("policies:")]
+        first = [p for p in parts if not p.startswith("policies:")]
+        check(len(last) == 1 and any(p.startswith("workloads:") for p in first), parts)
+        generation = s.lab.generation(s.zt)
+        with open(s.lab.state_path, "w") as f:
+            f.write("".join(first))
+            f.flush()
+            until = time.monotonic() + 1
+            while time.monotonic() < until:
+                with open(s.lab.state_path + ".other", "w"):  # an event in the directory
+                    pass
+                check(refused(s.a, s.b.ip), "the policy was lost")
+            check(s.lab.generation(s.zt) == generation, "half a state was read")
+            f.write(last[0])
+        wait_for("the new state", lambda: s.lab.generation(s.zt) > generation)
+        check(refused(s.a, s.b.ip) and s.zt.dump()["localState"]["error"] == "", "policy")
+    finally:
+        with_policies(s)
+
+
 def state_through_swapped_symlinks():
     s = site()
     base = os.path.join(s.lab.dir, "cm")
@@ -1237,7 +1264,7 @@ TESTS = [
     uncaptured_client, calls_to_our_own_ports, call_to_our_own_port_by_an_unlisted_address,
     mutual_tls_by_policy, plaintext_by_policy,
     policy_named_but_unknown_denies, policy_change_cuts_established, reload_drops_nothing,
-    bad_state_keeps_the_last_good, state_through_swapped_symlinks,
+    bad_state_keeps_the_last_good, half_a_state_is_not_read, state_through_swapped_symlinks,
     connection_waits_for_its_workload, peers_without_the_right_certificate, impostor_gets_nothing,
     plaintext_to_15008, connect_to_other_addresses, rapid_reset, made_you_reset,
     continuation_flood, header_bomb, settings_flood, ping_flood, zero_window_stall,

@@ -6,6 +6,9 @@
  * short timer; when it fires, the file's identity (device, inode, size, times) is compared with
  * what was read last, and only a difference leads to a read. The way is walked again each time,
  * since a swapped symlink moves it. A slow periodic look covers what inotify does not see.
+ *
+ * A file that is written in place is not read before its writer closes it: its first half may well
+ * be a complete document without the policies of the second.
  */
 #include "ztunnel/control/state_file.h"
 
@@ -28,9 +31,11 @@
 #include "ztunnel/mesh/local_state.h"
 #include "ztunnel/observe/metrics.h"
 
-#define SETTLE_MS 30
-#define LOOK_MS	  10000
-#define LINKS_MAX 8
+#define SETTLE_MS     30
+#define LOOK_MS	      10000
+#define WRITER_MS     250
+#define WRITER_MAX_MS 5000 /* then somebody should know */
+#define LINKS_MAX     8
 #define DIR_EVENTS                                                                                 \
 	(IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_CREATE | IN_DELETE | IN_ATTRIB |        \
 	 IN_DELETE_SELF | IN_MOVE_SELF)
@@ -45,6 +50,7 @@ struct state_file {
 	struct timer settle, look;
 	struct stat last;
 	bool loaded;
+	unsigned int waits; /* for the present writer */
 	uint64_t generation;
 };
 
@@ -116,6 +122,21 @@ static void refuse(struct state_file *s, const char *why)
 	metric_add(M_STATE_RELOAD_ERRORS, 1);
 }
 
+static void on_settle(struct timer *t);
+
+/* False: somebody writes, look again soon. */
+static bool writer_is_done(struct state_file *s)
+{
+	if (!file_is_being_written(s->path)) {
+		s->waits = 0;
+		return true;
+	}
+	if (++s->waits == WRITER_MAX_MS / WRITER_MS)
+		refuse(s, "a process keeps it open for writing, so that it may be incomplete");
+	loop_timer_set(s->loop, &s->settle, WRITER_MS, on_settle);
+	return false;
+}
+
 static void load(struct state_file *s)
 {
 	_cleanup_free_ char *text = NULL;
@@ -125,6 +146,10 @@ static void load(struct state_file *s)
 
 	if (file_read(s->path, LIMIT_STATE_FILE_BYTES, &text, &n, &err) != 0) {
 		refuse(s, err.msg);
+		return;
+	}
+	if (!writer_is_done(s)) { /* one came while we read */
+		s->last = (struct stat){0};
 		return;
 	}
 	m = local_state_parse((struct str){text, n}, str_of(s->node), s->generation + 1, &err);
@@ -153,7 +178,7 @@ static void check(struct state_file *s)
 		s->last = (struct stat){0};
 		return;
 	}
-	if (same_file(&now, &s->last))
+	if (same_file(&now, &s->last) || !writer_is_done(s))
 		return;
 	s->last = now;
 	load(s);
