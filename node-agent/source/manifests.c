@@ -7,6 +7,8 @@
  * symbolic link are all the same case. A slow timer looks again even without an event, which covers
  * what inotify cannot see (targets of links, network file systems).
  *
+ * A file that is written in place is not read before its writer closes it.
+ *
  * A scan has three passes, so that an object may move from one file to another: files that are gone
  * are marked, changed files are read and put, then marked files' objects are swept.
  */
@@ -32,6 +34,8 @@
 
 #define SETTLE_MS     30   /* one editor's save is several events */
 #define LOOK_AGAIN_MS 5000 /* without any event */
+#define WRITER_MS     250
+#define WRITER_MAX_MS 5000 /* then somebody should know */
 #define FILES_MAX     4096
 #define EVENTS                                                                                     \
 	(IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_CREATE | IN_DELETE_SELF |   \
@@ -43,7 +47,8 @@ struct file {
 	struct stat seen;
 	bool read; /* was tried with the identity in @seen */
 	bool present;
-	struct err err; /* code 0: the last content is in the store */
+	unsigned int waits; /* for the present writer */
+	struct err err;	    /* code 0: the last content is in the store */
 };
 
 struct manifests {
@@ -171,6 +176,8 @@ static int file_load(struct manifests *m, struct file *f, struct err *err)
 
 	if (r < 0)
 		return r;
+	if (file_is_being_written(path)) /* its end will bring us here again */
+		return err_set(err, EAGAIN, "is being written");
 	r = manifest_parse((struct str){text, len}, &doc, err);
 	if (r < 0)
 		return r;
@@ -185,12 +192,33 @@ static int file_load(struct manifests *m, struct file *f, struct err *err)
 	return r;
 }
 
-static void file_refresh(struct manifests *m, struct file *f, const struct stat *st)
+/* False while somebody writes it in place: the label that keeps pods in the mesh may be in the half
+ * that is not there yet. What was read before stays in force. */
+static bool writer_is_done(struct manifests *m, struct file *f, const char *path)
+{
+	bool writing = file_is_being_written(path);
+
+	if (writing && f->waits++ == WRITER_MAX_MS / WRITER_MS)
+		log_warn("manifests", "%s is not read: a process keeps it open for writing", path);
+	if (writing)
+		loop_timer_set(m->loop, &m->settle, WRITER_MS, on_settled);
+	else
+		f->waits = 0;
+	return !writing;
+}
+
+static void file_refresh(struct manifests *m, struct file *f, const char *path,
+			 const struct stat *st)
 {
 	struct err err = {0};
 
 	if (f->read && same_identity(&f->seen, st) && f->err.code != EEXIST)
 		return;
+	if (!writer_is_done(m, f, path)) {
+		if (!f->read) /* its pods are not gone, they are not known yet */
+			(void)err_set(&f->err, EAGAIN, "%s is being written", path);
+		return;
+	}
 	f->seen = *st;
 	f->read = true;
 	if (file_load(m, f, &err) == 0) {
@@ -267,7 +295,7 @@ static void scan(struct manifests *m)
 		struct stat st;
 
 		if (f->present && stat(path, &st) == 0)
-			file_refresh(m, f, &st);
+			file_refresh(m, f, path, &st);
 	}
 	list_for_each_safe (n, &m->files) {
 		struct file *f = container_of(n, struct file, node);

@@ -496,6 +496,29 @@ def bad_manifests_keep_the_last_good(w):
 
 
 @test
+def half_a_manifest_is_not_read(w):
+    """Written in place: in the first half the namespace has no label."""
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    w.start()
+    z = w.ready_ztunnel(V2)
+    w.add(p, z)
+    path = w.dir + "/m/ns-default.yaml"
+    with open(path, "w") as f:
+        f.write("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: default\n")
+        f.flush()
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            w.put("other.yaml", namespace("other"))  # an event in the directory
+            assert w.state(p) == "enrolled" and p.has_rules(), w.pod(p)
+        f.write("  labels: {istio.io/dataplane-mode: none}\n")
+    z.expect(2)  # now it is said in full
+    z.ack()
+    until("released", lambda: w.state(p) == "not-in-mesh")
+
+
+@test
 def manifest_directory_may_come_late(w):
     os.rmdir(w.dir + "/m")
     p = Pod(w, "app")
