@@ -16,6 +16,7 @@
 
 #define FIRST_PAUSE_MS 100
 #define MAX_PAUSE_MS   30000
+#define STEADY_MS      1000  /* one that was up for so long starts the pauses anew */
 #define TOKEN_AGE_MS   60000 /* the kubelet replaces a token when 80 % of its life is over */
 #define FILE_MAX       (1u << 20)
 #define TOKEN_MAX      (64u << 10)
@@ -28,6 +29,7 @@ struct kube_conn {
 	char *where;
 	struct https_client *client;
 	unsigned int failures;
+	uint64_t up_ms; /* since when it is up; 0: it is not */
 	struct timer again;
 	struct ready reset;  /* drop the connection, not from inside of it */
 	char *authorization; /* "Bearer ..."; secret; NULL: none */
@@ -142,6 +144,7 @@ static void on_up(void *ctx)
 	struct kube_conn *c = ctx;
 
 	log_debug("kube", "connected server=%s", c->where);
+	c->up_ms = loop_now_ms(c->loop);
 	c->ops->up(c->ctx);
 }
 
@@ -150,6 +153,9 @@ static void on_down(void *ctx, const struct err *why)
 	struct kube_conn *c = ctx;
 
 	c->client = https_client_free(c->client);
+	if (c->up_ms != 0 && loop_now_ms(c->loop) - c->up_ms >= STEADY_MS)
+		c->failures = 0;
+	c->up_ms = 0;
 	again(c);
 	c->ops->down(c->ctx, why);
 }

@@ -12,6 +12,7 @@
 #include "lib/base/mem.h"
 #include "lib/format/json.h"
 
+#define KEPT_BYTES   (64u << 10) /* of a buffer that is used again */
 #define ENVELOPE_MAX (64u << 10) /* kind, apiVersion and metadata of a list */
 
 static bool blank(char c)
@@ -245,6 +246,8 @@ static int take_line(struct kube_lines *l, int (*fn)(void *, struct str, struct 
 	struct str s = str_trim((struct str){l->line.p, l->line.n});
 	int r = s.n != 0 ? fn(ctx, s, err) : 0;
 
+	if (l->line.cap > KEPT_BYTES) /* a watch lives long */
+		strbuf_fini(&l->line);
 	l->line.n = 0;
 	return r;
 }

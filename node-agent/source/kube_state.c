@@ -70,6 +70,12 @@ uint64_t kube_state_watch_ended(struct kube_state *s, uint64_t lived_ms, uint64_
 	return pause(s, random);
 }
 
+void kube_state_lived(struct kube_state *s, uint64_t lived_ms)
+{
+	if (lived_ms >= KUBE_SHORT_WATCH_MS)
+		s->failures = 0;
+}
+
 uint64_t kube_state_failed(struct kube_state *s, enum kube_failure f, uint32_t status,
 			   uint64_t retry_after_ms, uint64_t random)
 {

@@ -56,6 +56,8 @@ void kube_state_event(struct kube_state *s, struct str rv);
  * ms before it goes on. */
 uint64_t kube_state_watch_ended(struct kube_state *s, uint64_t lived_ms, uint64_t events,
 				uint64_t random);
+/* The watch that is about to fail lived for @lived_ms: long enough, and the pauses start anew. */
+void kube_state_lived(struct kube_state *s, uint64_t lived_ms);
 /* @status and @retry_after_ms (0: not said) for KUBE_STATUS. Returns the pause in ms. */
 uint64_t kube_state_failed(struct kube_state *s, enum kube_failure f, uint32_t status,
 			   uint64_t retry_after_ms, uint64_t random);

@@ -59,6 +59,8 @@ static void fail(struct kube_watch *w, enum kube_failure f, const struct err *wh
 	uint64_t retry = w->retry_after_ms, ms;
 
 	https_req_cancel(&w->req);
+	if (w->live)
+		kube_state_lived(&w->state, loop_now_ms(w->loop) - w->began_ms);
 	ms = kube_state_failed(&w->state, f, status, retry, rand_u64());
 	w->error = *why;
 	(void)err_wrap(&w->error, "%s %s", f == KUBE_LOST || w->live ? "follow" : "read",

@@ -286,6 +286,17 @@ static void kube_state_failed__rows(void **state)
 	kube_state_fini(&s);
 }
 
+static void kube_state_lived__starts_anew(void **state)
+{
+	struct kube_state s = {.phase = KUBE_WATCH, .failures = 9};
+
+	(void)state;
+	kube_state_lived(&s, KUBE_SHORT_WATCH_MS - 1);
+	assert_int_equal(s.failures, 9);
+	kube_state_lived(&s, KUBE_SHORT_WATCH_MS);
+	assert_int_equal(kube_state_failed(&s, KUBE_LOST, 0, 0, 0), KUBE_BACKOFF_MS);
+}
+
 static void kube_state_failed__jitter_stays_in_the_upper_half(void **state)
 {
 	(void)state;
@@ -304,6 +315,7 @@ int main(void)
 		cmocka_unit_test(kube_list__bounded),
 		cmocka_unit_test(kube_lines__cut_anywhere),
 		cmocka_unit_test(kube_state__pages_then_watch),
+		cmocka_unit_test(kube_state_lived__starts_anew),
 		cmocka_unit_test(kube_state_failed__jitter_stays_in_the_upper_half),
 	};
 	struct CMUnitTest tests[N + ARRAY_LEN(more)];
