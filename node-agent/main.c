@@ -22,6 +22,7 @@
 #include "lib/event/loop.h"
 #include "lib/os/fd.h"
 #include "lib/os/sock.h"
+#include "lib/os/trim.h"
 #include "node-agent/config.h"
 #include "node-agent/enrol/custody.h"
 #include "node-agent/enrol/enrol.h"
@@ -36,6 +37,7 @@
 #include "node-agent/source/source.h"
 
 #define SYNC_POLL_MS  250
+#define TRIM_EVERY_MS 30000
 #define STATUS_MS     2000
 #define FDS_WANTED    65536
 #define EXIT_BAD_ARGS 2
@@ -53,7 +55,7 @@ struct agent {
 	struct install *install;
 	int event_fd, log_fd, zds_fd; /* listening, until a server takes them */
 	struct watch signals;
-	struct timer sync, status, watchdog;
+	struct timer sync, status, watchdog, trim;
 	uint64_t watchdog_ms;
 	char status_text[160];
 };
@@ -245,6 +247,16 @@ static void on_watchdog(struct timer *t)
 	loop_timer_set(a->loop, t, a->watchdog_ms, on_watchdog);
 }
 
+static void on_trim(struct timer *t)
+{
+	struct agent *a = container_of(t, struct agent, trim);
+
+	/* what was not used since the last time stays out; what is hot comes back in a few faults
+	 */
+	(void)trim_text();
+	loop_timer_set(a->loop, t, TRIM_EVERY_MS, on_trim);
+}
+
 static void on_sync(struct timer *t)
 {
 	struct agent *a = container_of(t, struct agent, sync);
@@ -372,7 +384,9 @@ int main(int argc, char **argv)
 	log_info("main", "ambient-agent " VERSION " serves events=%s/pluginevent.sock zds=%s %s=%s",
 		 a.cfg.run_dir, a.cfg.ztunnel_sock, a.src.kind, a.src.where);
 	(void)sd_notify(0, "READY=1");
+	loop_timer_set(a.loop, &a.trim, TRIM_EVERY_MS, on_trim);
 	loop_run(a.loop);
+	loop_timer_cancel(&a.trim);
 	(void)sd_notify(0, "STOPPING=1");
 	stop(&a);
 	return 0;

@@ -17,6 +17,7 @@
 #include "lib/base/mem.h"
 #include "lib/event/loop.h"
 #include "lib/os/fd.h"
+#include "lib/os/trim.h"
 #include "ztunnel/config.h"
 #include "ztunnel/control/admin.h"
 #include "ztunnel/control/ca.h"
@@ -50,7 +51,20 @@ struct ztunnel {
 	struct admin *admin;
 	struct watch signals;
 	int sigfd;
+	struct timer trim;
 };
+
+#define TRIM_EVERY_MS 30000
+
+/* What was not used since the last time stays out; what is hot comes back in some 30 minor faults.
+ */
+static void on_trim(struct timer *t)
+{
+	struct ztunnel *z = container_of(t, struct ztunnel, trim);
+
+	(void)trim_text();
+	loop_timer_set(z->loop, t, TRIM_EVERY_MS, on_trim);
+}
 
 static void on_drained(void *ctx)
 {
@@ -248,10 +262,13 @@ static int run_proxy(void)
 			 z.config.workers.nworkers, z.config.node, z.config.zds_path);
 		r = start(&z, &err);
 	}
-	if (r == 0)
+	if (r == 0) {
+		loop_timer_set(z.loop, &z.trim, TRIM_EVERY_MS, on_trim);
 		loop_run(z.loop);
-	else
+		loop_timer_cancel(&z.trim);
+	} else {
 		log_error("ztunnel", "cannot start: %s", err.msg);
+	}
 	stop(&z);
 	return r == 0 ? 0 : 1;
 }
