@@ -149,15 +149,16 @@ static int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *
 		end_stream(h, frame);
 		break;
 	case NGHTTP2_DATA:
-		if (frame->hd.length == 0 && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) == 0)
+		/* padding is nothing as well */
+		if (frame->hd.length <= frame->data.padlen &&
+		    (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) == 0)
 			charge_cheap(h);
 		end_stream(h, frame);
 		break;
 	case NGHTTP2_PING:
+		charge_cheap(h); /* answers that nobody asked for too */
 		if ((frame->hd.flags & NGHTTP2_FLAG_ACK) != 0)
 			h->ops->pong(h->ctx);
-		else
-			charge_cheap(h);
 		break;
 	case NGHTTP2_WINDOW_UPDATE:
 		if (frame->window_update.window_size_increment < TINY_CREDIT)

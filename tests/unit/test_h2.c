@@ -550,6 +550,8 @@ static const struct cheap cheap[] = {
 	{"priority", 2, 0, 5, 3, {0, 0, 0, 0, 16}},
 	{"tiny_window_update", 8, 0, 4, 0, {0, 0, 0, 1}},
 	{"empty_data", 0, 0, 0, 1, {0}},
+	{"padded_empty_data", 0, 8, 3, 1, {2}},
+	{"ping_answer", 6, 1, 8, 0, {0}},
 };
 
 static void flood__cheap_frames(void **st)
