@@ -5,6 +5,7 @@ socket, and the operator's surfaces."""
 import argparse
 import os
 import re
+import resource
 import signal
 import socket
 import ssl
@@ -671,6 +672,28 @@ def slow_handshakes_are_bounded():
     check(time.monotonic() - start < 16, "the handshake limit is 10 s")
 
 
+def handshake_flood_of_one_pod():
+    """More unfinished handshakes than there are places, all at one pod: another pod's goes on."""
+    lab = Lab(ARGS.bin, 2)
+    socks = []
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))
+    try:
+        a, b, c = lab.pod("a", 2), lab.pod("b", 3), lab.pod("c", 4, captured=False)
+        lab.state()
+        zt = lab.start(ZTUNNEL_WORKER_THREADS="1")
+        ctx = tls_context(lab, lab.root().issue(lab, [b.identity]))
+        slow = c.net.connect((a.ip, 15008))
+        socks = [c.net.connect((b.ip, 15008)) for _ in range(1200)]
+        zt.wait_line("too many connections without a finished handshake")
+        with ctx.wrap_socket(slow) as t:
+            check(t.version() == "TLSv1.3", "the other pod's handshake")
+    finally:
+        for s in socks:
+            s.close()
+        lab.close()
+
+
 # --- the agent's socket --------------------------------------------------------------------------
 
 def fresh(version):
@@ -1268,7 +1291,7 @@ TESTS = [
     connection_waits_for_its_workload, peers_without_the_right_certificate, impostor_gets_nothing,
     plaintext_to_15008, connect_to_other_addresses, rapid_reset, made_you_reset,
     continuation_flood, header_bomb, settings_flood, ping_flood, zero_window_stall,
-    slow_handshakes_are_bounded, config_dump_shape, admin_endpoints, isolation, ends_cleanly,
+    slow_handshakes_are_bounded, handshake_flood_of_one_pod, config_dump_shape, admin_endpoints, isolation, ends_cleanly,
     v1_exchange, zds_bad_packets, snapshot_semantics, custody_survives_kill, death_is_a_reset,
     held_sockets_are_offered, stock_agent_and_our_hello,
     same_uid_new_namespace, ipv6_path, certificates_are_renewed, graceful_drain,

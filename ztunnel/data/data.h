@@ -215,7 +215,8 @@ struct pod {
 	struct htab pool;
 	struct deferred defer;
 	uint32_t next_port;
-	size_t unread; /* only while tunnel.c looks for whom to shed */
+	size_t nhandshakes; /* of this pod in worker->handshakes */
+	size_t unread;	    /* only while tunnel.c looks for whom to shed */
 };
 
 struct seg {
@@ -363,6 +364,7 @@ void hsess_fail(struct hsess *s, enum conn_flag flag, const char *error);
 void hsess_goaway(struct hsess *s);
 void hsess_pong(struct hsess *s);
 void hsess_stream_gone(struct hsess *s);
+void hsess_waits_no_more(struct hsess *s); /* its handshake has ended, either way */
 void hsess_keepalive(struct hsess *s);
 void hsess_window(struct hsess *s); /* offers the stream window that memory allows */
 extern const struct h2_ops hsess_ops;

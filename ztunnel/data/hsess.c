@@ -20,6 +20,7 @@
 
 #define NOTSENT_LOWAT	   (256 << 10) /* keeps the kernel's queue, and so our latency, short */
 #define DRAIN_HANDSHAKE_MS 1000
+#define HANDSHAKES_PART	   (LIMIT_TLS_HANDSHAKES_PENDING / 8)
 
 static void on_timer(struct timer *t)
 {
@@ -46,14 +47,21 @@ void hsess_keepalive(struct hsess *s)
 	loop_timer_set(s->pod->w->loop, &s->timer, LIMIT_H2_PING_INTERVAL_MS, on_timer);
 }
 
-/* Slow handshakes: the oldest goes, whoever is quick gets in (security.md T3). */
+/* Slow handshakes: the oldest goes, whoever is quick gets in (security.md T3). It is one of a pod
+ * that takes more than its part: a flood of one pod's port must not end what others have begun. */
 static void limit_handshakes(struct worker *w)
 {
-	struct list *oldest = w->handshakes.next;
+	struct list *victim = w->handshakes.next;
 
 	if (w->nhandshakes <= LIMIT_TLS_HANDSHAKES_PENDING)
 		return;
-	hsess_fail(container_of(oldest, struct hsess, wait_node), FLAG_CONNECT,
+	list_for_each (n, &w->handshakes) {
+		if (container_of(n, struct hsess, wait_node)->pod->nhandshakes <= HANDSHAKES_PART)
+			continue;
+		victim = n;
+		break;
+	}
+	hsess_fail(container_of(victim, struct hsess, wait_node), FLAG_CONNECT,
 		   "tls error: too many connections without a finished handshake");
 }
 
@@ -79,6 +87,7 @@ struct hsess *hsess_new(struct pod *p, bool server)
 		metrics_sockets_open(p->w->metrics, REPORTER_DESTINATION, 1);
 		list_append(&p->w->handshakes, &s->wait_node);
 		p->w->nhandshakes++;
+		p->nhandshakes++;
 		limit_handshakes(p->w);
 	} else {
 		stat_add(&p->w->st.pooled, 1);
@@ -86,12 +95,13 @@ struct hsess *hsess_new(struct pod *p, bool server)
 	return s;
 }
 
-static void handshake_counted(struct hsess *s)
+void hsess_waits_no_more(struct hsess *s)
 {
 	if (!list_linked(&s->wait_node))
 		return;
 	list_remove(&s->wait_node);
 	s->pod->w->nhandshakes--;
+	s->pod->nhandshakes--;
 }
 
 static int make_sessions(struct hsess *s, const char *const *expected, size_t n)
@@ -227,7 +237,7 @@ void hsess_fail(struct hsess *s, enum conn_flag flag, const char *error)
 	report(s, error);
 	if (s->h2 != NULL && h2_calmed(s->h2))
 		metric_add(M_H2_ENHANCE_YOUR_CALM, 1);
-	handshake_counted(s);
+	hsess_waits_no_more(s);
 	s->state = HS_DEAD;
 	loop_timer_cancel(&s->timer);
 	loop_timer_cancel(&s->idle_timer);

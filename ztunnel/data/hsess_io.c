@@ -179,8 +179,7 @@ static void opened(struct hsess *s)
 
 	s->state = HS_OPEN;
 	if (s->server) {
-		list_remove(&s->wait_node);
-		w->nhandshakes--;
+		hsess_waits_no_more(s);
 		stat_add(&w->st.tls_accepted, 1);
 	}
 	if (w->memory_short)
