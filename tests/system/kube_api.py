@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+NODE = "node-1"
 KINDS = {"pods": "PodList", "namespaces": "NamespaceList"}
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -473,3 +474,24 @@ def kubeconfig(path, server, ca_file, token=None, token_file=None, user=None, **
     with open(path, "w") as f:
         json.dump(doc, f)
     return path
+
+
+# --- what both test programs use ---
+
+def serve(z):
+    """A ztunnel that says yes to everything, in the background."""
+    def work():
+        try:
+            while True:
+                _, fds = z.recv()
+                while fds:  # or they would keep listening
+                    os.close(fds.pop())
+                z.fds.clear()
+                z.ack()
+        except (OSError, EOFError, AssertionError):
+            pass
+    threading.Thread(target=work, daemon=True).start()
+
+
+def source(w):
+    return w.status()["source"]

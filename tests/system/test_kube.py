@@ -5,15 +5,12 @@ way of docs/kubernetes.md, and pods that are network namespaces. Run as root."""
 import json
 import os
 import sys
-import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from agent_lab import BIN, Pod, V2, main, namespace, run, test, until  # noqa: E402
-from kube_api import Api, Pki, kubeconfig  # noqa: E402
-
-NODE = "node-1"
+from kube_api import NODE, Api, Pki, kubeconfig, serve, source  # noqa: E402
 
 
 def object_of(p, mode=None, node=NODE, **more):
@@ -58,10 +55,6 @@ def answers(w):
         return False
 
 
-def source(w):
-    return w.status()["source"]
-
-
 def current(w, api):
     """All trouble is over and both watches are established."""
     s = source(w)
@@ -80,21 +73,6 @@ def plain_add(w, p):
     """ADD of a pod that is not in the mesh."""
     status, a = w.cni(p.event())
     assert (status, a["outcome"]) == (200, "not-in-mesh"), (status, a)
-
-
-def serve(z):
-    """A ztunnel that says yes to everything, in the background."""
-    def work():
-        try:
-            while True:
-                _, fds = z.recv()
-                while fds:  # or they would keep listening
-                    os.close(fds.pop())
-                z.fds.clear()
-                z.ack()
-        except (OSError, EOFError, AssertionError):
-            pass
-    threading.Thread(target=work, daemon=True).start()
 
 
 def running(w, api, mode=None, name="app"):

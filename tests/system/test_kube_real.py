@@ -16,8 +16,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from agent_lab import Pod, Skip, V2, main, run, test, until  # noqa: E402
-from kube_api import Pki, certificate, kubeconfig  # noqa: E402
-from test_kube import NODE, serve, source  # noqa: E402
+from kube_api import NODE, Pki, certificate, kubeconfig, serve, source  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 HARNESS = os.environ.get("KUBE_HARNESS", ROOT + "/.cache/kube/bin/harness")
