@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_relay.c: bytes between two sockets, driven by hand: copy, splice, back-pressure, ends; and
- * the memory behind it (queue.c). TCP's resets are tests/system/test_tunnel.py's.
+ * the memory behind it (queue.c). More of TCP's resets: tests/system/test_tunnel.py.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -297,6 +298,104 @@ static void end__writer_gone_while_stalled(void **state)
 	assert_int_equal(how, END_RESET);
 }
 
+/* The same with TCP, which knows urgent data and resets. */
+static void make_tcp_pair(int *far, struct leg *near)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+	socklen_t n = sizeof(a);
+	int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	*far = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(l, (struct sockaddr *)&a, n), 0);
+	assert_int_equal(getsockname(l, (struct sockaddr *)&a, &n), 0);
+	assert_int_equal(listen(l, 1), 0);
+	assert_int_equal(connect(*far, (struct sockaddr *)&a, n), 0);
+	leg_init(near);
+	near->w.fd = accept4(l, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	assert_true(near->w.fd >= 0);
+	assert_int_equal(fcntl(*far, F_SETFL, O_NONBLOCK), 0);
+	(void)xclose(l);
+}
+
+static void over_tcp(void)
+{
+	relay_stop(c);
+	leg_close(&w, &c->app);
+	leg_close(&w, &c->r.up);
+	(void)xclose(app);
+	(void)xclose(up);
+	make_tcp_pair(&app, &c->app);
+	make_tcp_pair(&up, &c->r.up);
+	relay_start(c);
+	turns(2);
+}
+
+/* The write finds the error first, and then the kernel says "end" to the read. */
+static void end__reset_met_while_writing(void **state)
+{
+	static uint8_t block[65536];
+	size_t total = 0;
+
+	(void)state;
+	over_tcp();
+	for (int idle = 0; idle < 50; turns(1)) {
+		ssize_t r = write(app, block, sizeof(block));
+
+		total += r > 0 ? (size_t)r : 0;
+		idle = r > 0 ? 0 : idle + 1;
+		assert_true(total < 64 << 20);
+	}
+	assert_true(c->r.up.wr_block);
+	sock_ends_in_reset(up, true);
+	up = xclose(up);
+	turns(3);
+	assert_int_equal(ended, 1);
+	assert_int_equal(how, END_RESET);
+	assert_false(c->r.back.eof);
+	assert_false(c->r.back.fin_sent);
+}
+
+/* recv() stops in front of urgent data: the rest has had its event already. The urgent byte itself
+ * is not part of the stream. */
+static void copy__behind_urgent_data(void **state)
+{
+	char buf[100];
+
+	(void)state;
+	over_tcp();
+	assert_int_equal(send(app, "ab", 2, 0), 2);
+	assert_int_equal(send(app, "!", 1, MSG_OOB), 1);
+	assert_int_equal(send(app, "cd", 2, 0), 2);
+	turns(3);
+	assert_int_equal(take(up, buf, sizeof(buf)), 4);
+	assert_memory_equal(buf, "abcd", 4);
+	assert_false(c->app.rd_ready);
+}
+
+/* splice() does not get past it, and with a FIN behind it says "end". */
+static void splice__behind_urgent_data(void **state)
+{
+	char buf[100];
+
+	(void)state;
+	over_tcp();
+	c->r.fwd.full_reads = 2;
+	assert_int_equal(send(app, "ab", 2, 0), 2);
+	assert_int_equal(send(app, "!", 1, MSG_OOB), 1);
+	assert_int_equal(send(app, "cd", 2, 0), 2);
+	assert_int_equal(shutdown(app, SHUT_WR), 0);
+	turns(3);
+	assert_int_equal(w.npipes, 1);
+	for (size_t n = 0; n < 4;) {
+		size_t k = take(up, buf + n, sizeof(buf) - n);
+
+		assert_true(k > 0);
+		n += k;
+	}
+	assert_memory_equal(buf, "abcd", 4);
+	assert_int_equal(read(up, buf, sizeof(buf)), 0);
+}
+
 static void queue__order_and_account(void **state)
 {
 	struct queue q = {0};
@@ -358,6 +457,9 @@ int main(void)
 		CASE(end__half_close_each_way),
 		CASE(end__eof_waits_for_pending),
 		CASE(end__writer_gone_while_stalled),
+		CASE(end__reset_met_while_writing),
+		CASE(copy__behind_urgent_data),
+		CASE(splice__behind_urgent_data),
 		CASE(queue__order_and_account),
 		CASE(pipes__bounded),
 	};

@@ -11,8 +11,8 @@
  *
  * Everything belongs to one worker thread. Sockets are edge-triggered and registered once
  * (datapath.md 9.1); readiness is kept in flags: rd_ready until a short read or EAGAIN, unless
- * rdhup says that a FIN is behind the data; wr_block from a refused write until EPOLLOUT. EPOLLOUT
- * is asked for at the first refused write only.
+ * rdhup says that a FIN, an error or more behind urgent data may follow; wr_block from a refused
+ * write until EPOLLOUT. EPOLLOUT is asked for at the first refused write only.
  *
  * One loop turn: events mark objects; then turn.c dials for all pods that asked, and pumps every
  * dirty hsess once: control frames, small streams, bulk streams, one send. Objects are unlinked
@@ -59,6 +59,7 @@
 #define SEGS_MAX	2048
 #define ACCEPTS		32
 #define ACCEPT_PAUSE_MS 100
+#define LEG_READ	(EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET)
 
 struct worker;
 struct pod;

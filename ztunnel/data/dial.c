@@ -188,8 +188,7 @@ static void dial_finish(struct dial *d)
 		return;
 	}
 	/* the leg's callback is replaced by its owner once connected */
-	r = loop_watch(w->loop, &d->leg->w, d->leg->w.fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-		       on_connect_event);
+	r = loop_watch(w->loop, &d->leg->w, d->leg->w.fd, LEG_READ | EPOLLOUT, on_connect_event);
 	if (r < 0)
 		d->done(d, -r);
 }

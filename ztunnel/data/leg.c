@@ -24,13 +24,14 @@ int leg_watch(struct worker *w, struct leg *l, void (*fn)(struct watch *, uint32
 		l->out_armed = l->rd_ready = true;
 		return 0;
 	}
-	return loop_watch(w->loop, &l->w, l->w.fd, EPOLLIN | EPOLLRDHUP | EPOLLET, fn);
+	return loop_watch(w->loop, &l->w, l->w.fd, LEG_READ, fn);
 }
 
 void leg_events(struct leg *l, uint32_t events)
 {
-	if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0)
-		l->rdhup = l->rd_ready = true; /* read until the end, a short read proves nothing */
+	/* read until the end: a short read proves nothing (recv() stops at urgent data as well) */
+	if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI)) != 0)
+		l->rdhup = l->rd_ready = true;
 	if ((events & EPOLLIN) != 0)
 		l->rd_ready = true;
 	if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0)
@@ -43,7 +44,7 @@ void leg_blocked(struct worker *w, struct leg *l)
 	if (l->out_armed || !l->w.added)
 		return;
 	l->out_armed = true;
-	bug_on(loop_rewatch(w->loop, &l->w, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) < 0);
+	bug_on(loop_rewatch(w->loop, &l->w, LEG_READ | EPOLLOUT) < 0);
 }
 
 void sock_ends_in_reset(int fd, bool yes)
