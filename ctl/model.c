@@ -100,6 +100,8 @@ static int read_source(const struct doc *d, struct ctl_agent *g, struct err *err
 		{"where", .text = &g->source_where},
 		{"error", .text = &g->source_error},
 		{"synced", .truth = &g->synced},
+		{"stale", .truth = &g->stale},
+		{"ageSeconds", .number = &g->source_age_s},
 		{"pods", .number = &g->source_pods},
 		{"namespaces", .number = &g->source_namespaces},
 	};

@@ -32,7 +32,8 @@ struct ctl_agent {
 	struct str version, node, reason;
 	bool ready;
 	struct str source_kind, source_where, source_error;
-	bool synced;
+	bool synced, stale;
+	unsigned int source_age_s; /* how long it has been stale */
 	uint32_t source_pods, source_namespaces;
 	struct ctl_link *links;
 	struct ctl_pod *pods;

@@ -162,12 +162,14 @@ static void agent_rows(struct ctl_table *t, const struct ctl_agent *g)
 	strbuf_printf(&source, "%.*s %.*s, %s, pods: %u, namespaces: %u",
 		      STR_FMT(or_else(g->source_kind, "?")), STR_FMT(g->source_where),
 		      g->synced ? "synced" : "NOT SYNCED", g->source_pods, g->source_namespaces);
+	if (g->stale)
+		strbuf_printf(&source, ", STALE for %u s", g->source_age_s);
 	if (g->source_error.n != 0)
 		strbuf_printf(&source, ": %.*s", STR_FMT(g->source_error));
 	row(t, "source", &source,
-	    !g->synced		     ? CTL_RED
-	    : g->source_error.n != 0 ? CTL_YELLOW
-				     : CTL_PLAIN);
+	    !g->synced				 ? CTL_RED
+	    : g->source_error.n != 0 || g->stale ? CTL_YELLOW
+						 : CTL_PLAIN);
 }
 
 static void link_rows(struct ctl_table *t, const struct ctl_agent *g)

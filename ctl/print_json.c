@@ -75,6 +75,10 @@ static void write_agent(struct jsonw *w, const struct ctl_agent *g)
 	jsonw_int(w, "pods", g->source_pods);
 	jsonw_int(w, "namespaces", g->source_namespaces);
 	jsonw_str(w, "error", g->source_error);
+	if (g->stale) {
+		jsonw_bool(w, "stale", true);
+		jsonw_int(w, "ageSeconds", g->source_age_s);
+	}
 	jsonw_end_obj(w);
 	jsonw_list(w, "ztunnels");
 	for (size_t i = 0; i < g->nlinks; i++) {
