@@ -124,10 +124,15 @@ static bool has_room(const struct http1_server *s)
 	return s->connections < LIMIT_HTTP_CONNECTIONS || dispensable(s) != NULL;
 }
 
+static void on_accept_pause_over(struct timer *t);
+
 static void listen_again(struct http1_server *s)
 {
-	if (!s->stopping && !s->listener.added && !timer_armed(&s->accept_pause) && has_room(s))
-		bug_on(loop_watch(s->loop, &s->listener, s->listen_fd, EPOLLIN, on_accept) < 0);
+	if (s->stopping || s->listener.added || timer_armed(&s->accept_pause) || !has_room(s))
+		return;
+	/* any process of our uid may have used up what the kernel has for watching */
+	if (loop_watch(s->loop, &s->listener, s->listen_fd, EPOLLIN, on_accept) < 0)
+		loop_timer_set(s->loop, &s->accept_pause, ACCEPT_PAUSE_MS, on_accept_pause_over);
 }
 
 static void request_fini(struct http1_req *r)

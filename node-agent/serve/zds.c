@@ -441,8 +441,10 @@ static void on_pause_over(struct timer *t)
 	struct zds_server *s = container_of(t, struct zds_server, pause);
 	struct err err = {0};
 
-	if (zds_server_open(s, &err) < 0)
-		log_error("zds", "%s", err.msg);
+	if (zds_server_open(s, &err) == 0)
+		return;
+	log_limited(LOG_LV_ERROR, "zds", "%s; trying again", err.msg);
+	loop_timer_set(s->loop, &s->pause, ACCEPT_PAUSE_MS, on_pause_over);
 }
 
 static void on_listen(struct watch *w, uint32_t events)

@@ -498,6 +498,40 @@ static void http1__tcp_oldest_idle_makes_room(void **state)
 		(void)xclose(fds[i]);
 }
 
+/* The kernel refuses to watch the listening socket for a while: no crash, and not for ever. */
+static void http1__listening_goes_on_after_a_refusal(void **state)
+{
+	struct fixture *f = *state;
+	int s = unix_listen(f->path, SOCK_STREAM, 0600, NULL), saved,
+	    fds[LIMIT_HTTP_CONNECTIONS + 1];
+	_cleanup_close_ int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	_cleanup_free_ char *got = NULL;
+
+	assert_true(s < 0); /* the fixture's server has the path */
+	f->s = http1_server_free(f->s);
+	s = unix_listen(f->path, SOCK_STREAM, 0600, NULL);
+	f->s = http1_server_new(f->l, s, (int64_t)getuid(), handler, f, NULL);
+	assert_non_null(f->s);
+	for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
+		fds[i] = client(f);
+		loop_step(f->l, 0);
+	}
+	for (int i = 0; i < 20; i++) /* the house is full: nobody listens */
+		loop_step(f->l, 1);
+	saved = fd_dup(s);
+	assert_true(file >= 0 && saved >= 0 && dup2(file, s) == s); /* epoll takes no files */
+	fds[0] = xclose(fds[0]);
+	for (int i = 0; i < 20; i++)
+		loop_step(f->l, 1);
+	assert_int_equal(dup2(saved, s), s);
+	(void)xclose(saved);
+	assert_true(push(f, fds[LIMIT_HTTP_CONNECTIONS], STR(GET("/late"))));
+	got = pull(f, fds[LIMIT_HTTP_CONNECTIONS], NULL);
+	assert_has(got, "GET /late ");
+	for (size_t i = 1; i < ARRAY_LEN(fds); i++)
+		(void)xclose(fds[i]);
+}
+
 /* One byte at a time keeps the inactivity timeout of the library away for ever. */
 static void http1__slow_request_is_cut(void **state)
 {
@@ -605,6 +639,7 @@ int main(void)
 		TEST(http1__another_uid_gets_403),
 		TEST(http1__connections_over_the_limit_wait),
 		TEST(http1__tcp_oldest_idle_makes_room),
+		TEST(http1__listening_goes_on_after_a_refusal),
 		TEST(http1__slow_request_is_cut),
 		TEST(http1__tcp),
 		TEST(http1__big_answer_to_a_slow_reader),

@@ -144,10 +144,11 @@ static void listener_watch(struct listener *l)
 	/* every worker waits on it, one is woken */
 	r = loop_watch(l->pod->w->loop, &l->w, l->pod->sh->listeners[l->kind],
 		       EPOLLIN | EPOLLEXCLUSIVE, on_accept);
-	if (r < 0)
-		log_error("ztunnel::proxy", "cannot watch %s of %s/%s: %s",
-			  mesh_listener_name[l->kind], l->pod->sh->ns, l->pod->sh->name,
-			  strerror(-r));
+	if (r == 0)
+		return;
+	log_limited(LOG_LV_ERROR, "ztunnel::proxy", "cannot watch %s of %s/%s: %s; trying again",
+		    mesh_listener_name[l->kind], l->pod->sh->ns, l->pod->sh->name, strerror(-r));
+	loop_timer_set(l->pod->w->loop, &l->pause, ACCEPT_PAUSE_MS, on_pause_over);
 }
 
 static void set_int(int fd, int level, int name, uint64_t v)
