@@ -974,6 +974,25 @@ def same_uid_new_namespace():
 
 # --- operator's surfaces -------------------------------------------------------------------------
 
+def another_service_account():
+    """The agent says that a pod we serve has another one: its identity follows."""
+    lab = fresh(2)
+    try:
+        a, b = lab.pod("a", 2), lab.pod("b", 3)
+        b.serve(8080, double_echo)
+        lab.state()
+        zt = lab.start()
+        check(works(a, b.ip), "echo")
+        zt.wait_line("connection complete", "ns/default/sa/a", 'direction="inbound"')
+        a.sa = "other"
+        lab.reload(zt)
+        lab.agent.add(a)
+        check(works(a, b.ip), "echo")
+        zt.wait_line("connection complete", "ns/default/sa/other", 'direction="inbound"')
+    finally:
+        lab.close()
+
+
 def config_dump_shape():
     s = site()
     with s.a.net.connect((s.b.ip, 8080)) as c:
@@ -1294,7 +1313,8 @@ TESTS = [
     slow_handshakes_are_bounded, handshake_flood_of_one_pod, config_dump_shape, admin_endpoints, isolation, ends_cleanly,
     v1_exchange, zds_bad_packets, snapshot_semantics, custody_survives_kill, death_is_a_reset,
     held_sockets_are_offered, stock_agent_and_our_hello,
-    same_uid_new_namespace, ipv6_path, certificates_are_renewed, graceful_drain,
+    same_uid_new_namespace, another_service_account, ipv6_path, certificates_are_renewed,
+    graceful_drain,
     drain_finishes_what_has_begun, dump_while_leaving,
     start_errors, state_file_comes_late,
 ]

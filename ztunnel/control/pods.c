@@ -187,6 +187,12 @@ static bool same_sockets(const struct pod *pod, const int listeners[MESH_L_N])
 	return memcmp(now, pod->sockets, sizeof(now)) == 0;
 }
 
+static bool same_names(const struct pod *pod, const struct zds_msg *add)
+{
+	return strcmp(pod->name, add->name) == 0 && strcmp(pod->ns, add->ns) == 0 &&
+	       strcmp(pod->sa, add->sa) == 0;
+}
+
 int pods_add(struct pods *p, const struct zds_msg *add, int netns_fd, int listeners[MESH_L_N],
 	     unsigned int epoch, struct err *err)
 {
@@ -200,7 +206,8 @@ int pods_add(struct pods *p, const struct zds_msg *add, int netns_fd, int listen
 	r = netns_check(ns, err);
 	if (r == 0 && netns_id_of(ns, &id) != 0)
 		r = err_set(err, EIO, "cannot identify the network namespace");
-	if (r == 0 && pod != NULL && netns_id_eq(id, pod->netns) && same_sockets(pod, listeners)) {
+	if (r == 0 && pod != NULL && netns_id_eq(id, pod->netns) && same_sockets(pod, listeners) &&
+	    (same_names(pod, add) || listeners[0] < 0)) {
 		mesh_listeners_close(listeners);
 		return 0;
 	}
