@@ -8,7 +8,9 @@ its seed; every received byte is compared with what was sent at that place. A co
 over at its deadline is a stall: sockets of all namespaces, counters and connections of both ztunnels
 are printed, with the seed that repeats the run.
 
-  test_stress.py --bin DIR [--seconds 8] [--seed N] [--workers 1,2] [--burn 2] [--legs hbone,out,in]
+  test_stress.py --bin DIR [--seconds 8] [--seed N] [--workers 1,2:65535] [--burn 2] [--legs out,in]
+
+--workers lists pairs of ztunnels, as threads:stream window; --legs lists runs, each a mix (hbone+in).
 """
 import argparse
 import errno
@@ -52,14 +54,14 @@ class Node:
 class Bench:
     """Pods a (node 1), b (node 2) and c (not in the mesh)."""
 
-    def __init__(self, bin_dir, workers):
+    def __init__(self, bin_dir, workers, window):
         self.lab = ztlab.Lab(bin_dir)
         self.a = self.lab.pod("a", 11)
         self.b = self.lab.pod("b", 12)
         self.c = self.lab.pod("c", 13, captured=False)
         self.lab.state([self.a.workload(), self.b.workload(node="node2"), self.c.workload()])
         self.second = Node(self.lab)
-        more = {"ZTUNNEL_WORKER_THREADS": str(workers)}
+        more = {"ZTUNNEL_WORKER_THREADS": workers, "HTTP2_STREAM_WINDOW_SIZE": window or "4194304"}
         self.zts = [self.start(self.lab, [self.a], more)]
         more.update(NODE_NAME="node2", INPOD_UDS=self.second.agent.path,
                     AMBIENT_ADMIN_SOCKET=os.path.join(self.lab.dir, "admin2.sock"))
@@ -210,6 +212,11 @@ class Transfer:
             self.client.piece = self.server.bite = 1 << 17
             self.server.rstops = [(HEAD + rnd.randrange(200000), 1.5)]
         self.started = self.moved = time.monotonic()
+        self.gap = 0.0  # longest time without a byte
+
+    def touch(self):
+        now = time.monotonic()
+        self.gap, self.moved = max(self.gap, now - self.moved), now
 
     def text(self):
         return "connection %d (%s) after %.1f s: %s; %s%s" % (
@@ -298,10 +305,10 @@ class Driver:
             e.sock.close()
         t = e.tr
         if t.client.dead and (t.server.dead or t.server.sock is None and t.resetter is t.client):
-            took = time.monotonic() - t.started
-            self.slowest = max(self.slowest, took)
-            if took > 6:
-                say("slow: " + t.text())
+            t.touch()
+            self.slowest = max(self.slowest, t.gap)
+            if t.gap > 4:
+                say("%.1f s without a byte: %s" % (t.gap, t.text()))
             self.done += 1
             self.bytes += t.client.rpos + t.server.rpos
             self.live.pop(t.no, None)
@@ -329,7 +336,8 @@ class Driver:
                 data = PATTERN2[at:at + n]
             try:
                 e.wpos += e.sock.send(data)
-                e.stuck_since, e.tr.moved = None, time.monotonic()
+                e.stuck_since = None
+                e.tr.touch()
             except BlockingIOError:
                 if e.stuck_since is None:
                     e.stuck_since = time.monotonic()
@@ -347,7 +355,8 @@ class Driver:
                 reset(e.sock)
                 self.over(e)
         elif e.wpos == e.send and not e.fin and (not e.fin_last or e.eof):
-            e.fin, e.tr.moved = True, time.monotonic()
+            e.fin = True
+            e.tr.touch()
             try:
                 e.sock.shutdown(socket.SHUT_WR)
             except OSError as x:
@@ -375,7 +384,7 @@ class Driver:
             at = (e.peer.base + e.rpos) & 0xfffff
             assert PATTERN2[at:at + len(d)] == d, "other bytes after %d: %s" % (e.rpos, e.tr.text())
             e.rpos += len(d)
-            e.tr.moved = time.monotonic()
+            e.tr.touch()
 
     def go(self, e, _mask=0):
         now = time.monotonic()
@@ -435,7 +444,7 @@ def stress(bench, a, legs, seed):
         d = Driver(bench, seed, legs, a.concurrent, a.deadline)
         try:
             d.run(a.seconds)
-            say("%d connections, %d MiB, slowest %.1f s" % (d.done, d.bytes >> 20, d.slowest))
+            say("%d connections, %d MiB, longest pause %.1f s" % (d.done, d.bytes >> 20, d.slowest))
         except AssertionError:
             say("seed %d" % seed)
             bench.explain()
@@ -444,6 +453,55 @@ def stress(bench, a, legs, seed):
             d.close()
         bench.quiet()
     return go
+
+
+def dead_writer(bench):
+    """An application dies while its peer's window is open a little, with more to forward than that:
+    its stream must go although nobody opens the window again. The ztunnels are stopped in turn, so
+    that the first meets the window and the reset at once. Needs a small window."""
+    c, s = bench.pair("hbone")
+    c.setblocking(False)
+    written, idle_since = 0, time.monotonic()
+    while time.monotonic() - idle_since < .7:
+        try:
+            written += c.send(PATTERN[:65536])
+            idle_since = time.monotonic()
+        except BlockingIOError:
+            time.sleep(.01)
+    first, second = bench.zts
+
+    def waiting():
+        """Does the stopped one have something to read from its peer?"""
+        out = ztlab.run("ip", "netns", "exec", bench.a.net.name, "ss", "-tnH", "dport", "=",
+                        ":15008")
+        return any(int(x.split()[1]) > 0 for x in out.splitlines())
+    first.signal(signal.SIGSTOP)
+    try:
+        got = 0
+
+        def read_on():
+            nonlocal got
+            got += len(s.recv(1 << 18))
+            return waiting()
+        wait_for("a WINDOW_UPDATE", read_on)
+        second.signal(signal.SIGSTOP)
+        reset(c)
+        first.signal(signal.SIGCONT)
+        wait_for("the dead one's connection to go", lambda: json.loads(
+            first.http(15000, "/debug/workers")[1])["connections"] == 0, 5)
+    finally:
+        first.signal(signal.SIGCONT)
+        second.signal(signal.SIGCONT)
+    try:
+        while True:
+            d = s.recv(1 << 18)
+            assert d, "end instead of a reset"
+            got += len(d)
+    except ConnectionResetError:
+        pass
+    assert got <= written
+    s.close()
+    bench.quiet()
 
 
 class Burners:
@@ -466,7 +524,7 @@ def main():
     ap.add_argument("--bin", required=True)
     ap.add_argument("--seconds", type=float, default=4)
     ap.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
-    ap.add_argument("--workers", default="1,2")
+    ap.add_argument("--workers", default="1,2:65535")
     ap.add_argument("--legs", default="hbone+out+in")
     ap.add_argument("--concurrent", type=int, default=40)
     ap.add_argument("--deadline", type=float, default=20)
@@ -476,11 +534,14 @@ def main():
     print("# seed %d" % a.seed, flush=True)
     tests, benches = [], []
     for n in a.workers.split(","):
-        bench = Bench(a.bin, n)
+        threads, _, window = n.partition(":")
+        bench = Bench(a.bin, threads, window)
         benches.append(bench)
         for legs in a.legs.split(","):
-            tests.append(("%s: random connections, workers: %s" % (legs, n),
+            tests.append(("%s: random connections, workers and window: %s" % (legs, n),
                           stress(bench, a, tuple(legs.split("+")), a.seed)))
+        if window:
+            tests.append(("a dead writer with a sleeping reader", lambda b=bench: dead_writer(b)))
     tests += [("ztunnels end cleanly", b.close) for b in benches]
     burners = Burners(a.burn, int(a.seconds * len(tests) + 60))
     try:

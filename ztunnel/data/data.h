@@ -73,6 +73,7 @@ struct leg {
 	struct watch w;	   /* w.fd: owned, -1 = none */
 	struct dial *dial; /* while it connects */
 	bool rd_ready, rdhup, wr_block, out_armed;
+	bool error;  /* epoll said so */
 	bool broken; /* a reset was reported: it follows the bytes that can still be read */
 };
 
@@ -349,6 +350,7 @@ void tunnel_end(struct conn *c);
 void tunnel_closed(struct conn *c, uint32_t code);
 ssize_t tunnel_pull(struct conn *c, uint8_t *p, size_t cap, bool *eof);
 void tunnel_schedule(struct conn *c);
+void tunnel_sent(struct conn *c);		   /* after h2_send_stream() */
 void tunnel_detach(struct conn *c, uint32_t code); /* leaves the session; resets a live stream */
 void tunnels_flush(struct worker *w);		   /* writes the segments of this batch */
 

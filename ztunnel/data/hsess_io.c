@@ -81,8 +81,10 @@ static void send_ct(struct hsess *s)
 	left = n - (size_t)r;
 	if (left == 0)
 		return;
-	leg_blocked(w, &s->leg);
-	/* only while receiving can there be two (alerts, KeyUpdate): small ones behind the batch */
+	if (s->out_n == 0)
+		leg_blocked(w, &s->leg);
+	/* else nothing was tried: an EPOLLOUT that came just now still holds, and the pump uses it;
+	 * only while receiving can there be two (alerts, KeyUpdate): small ones behind the batch */
 	uint8_t *grown = realloc(s->out, s->out_n + left);
 
 	if (grown == NULL) {
@@ -128,9 +130,7 @@ static int fill(struct hsess *s)
 
 	while (r == 0 && w->stage.n < BATCH_BYTES && (c = next_stream(s)) != NULL) {
 		r = h2_send_stream(s->h2, c->t.id, &w->stage, QUANTUM, FRAME_BYTES);
-		/* the window is closed: `want` tells when to go on */
-		if (c->state == CS_OPEN && c->t.s == s && h2_send_window(s->h2, c->t.id) > 0)
-			tunnel_schedule(c);
+		tunnel_sent(c);
 	}
 	return r;
 }

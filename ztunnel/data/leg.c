@@ -32,6 +32,8 @@ void leg_events(struct leg *l, uint32_t events)
 	/* read until the end: a short read proves nothing (recv() stops at urgent data as well) */
 	if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI)) != 0)
 		l->rdhup = l->rd_ready = true;
+	if ((events & EPOLLERR) != 0)
+		l->error = true;
 	if ((events & EPOLLIN) != 0)
 		l->rd_ready = true;
 	if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0)

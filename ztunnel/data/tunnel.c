@@ -450,15 +450,30 @@ ssize_t tunnel_pull(struct conn *c, uint8_t *p, size_t cap, bool *eof)
 	return n != 0 || *eof ? (ssize_t)n : H2_PULL_NOTHING;
 }
 
+static bool window_closed(const struct conn *c)
+{
+	return c->t.s != NULL && !c->t.closed && h2_send_window(c->t.s->h2, c->t.id) <= 0;
+}
+
+/* Goes on, unless the window is closed: then `want` tells when. But an aborted application must not
+ * keep its stream until the peer opens the window. */
+void tunnel_sent(struct conn *c)
+{
+	if (c->state != CS_OPEN)
+		return;
+	if (!window_closed(c))
+		tunnel_schedule(c);
+	else if (c->app.error || c->app.broken)
+		conn_end(c, END_RESET, FLAG_NONE, NULL);
+}
+
 static void on_event(struct watch *w, uint32_t events)
 {
 	struct conn *c = container_of(w, struct conn, app.w);
 
 	OBJ_CHECK(c, CONN_MAGIC);
 	leg_events(&c->app, events);
-	/* an aborted application must not keep its stream until the peer opens the window */
-	if ((events & EPOLLERR) != 0 && !c->t.closed && c->t.s != NULL &&
-	    h2_send_window(c->t.s->h2, c->t.id) <= 0) {
+	if ((events & EPOLLERR) != 0 && window_closed(c)) { /* as in tunnel_sent() */
 		conn_end(c, END_RESET, FLAG_NONE, NULL);
 		return;
 	}
