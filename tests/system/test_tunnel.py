@@ -63,7 +63,11 @@ class Bench:
         src, _ = self.ends[leg]
         lst, addr = self.listen(leg)
         c = src.net.connect(addr)
-        s, _ = lst.accept()
+        try:
+            s, _ = lst.accept()
+        except socket.timeout:
+            raise AssertionError("the server got no connection from %s: %s\n%s" % (
+                c.getsockname(), self.stats(), self.zt.log()[-3000:]))
         s.settimeout(ztlab.TIMEOUT)
         return c, s
 
