@@ -100,11 +100,10 @@ static int set_manifests(struct config *c, char **at, const char *value, struct 
 	return r;
 }
 
+/* Looked at by choose_source() only: whatever a shell has in it must not hinder other sources. */
 static int set_kubeconfig(struct config *c, char **at, const char *value, struct err *err)
 {
-	if (strchr(value, ':') != NULL)
-		return err_set(err, EINVAL, "expected one file, lists of files are not supported");
-	return set_path(c, at, value, err);
+	return set_text(c, at, value, err);
 }
 
 static int set_source(struct config *c, char **at, const char *value, struct err *err)
@@ -313,6 +312,12 @@ static int choose_source(struct config *c, struct err *err)
 		return err_set(err, EINVAL,
 			       "source kubernetes: --node-name (NODE_NAME) is required, the name "
 			       "of this node in the cluster");
+	if (c->kubeconfig != NULL &&
+	    (c->kubeconfig[0] != '/' || strchr(c->kubeconfig, ':') != NULL))
+		return err_set(err, EINVAL,
+			       "--kubeconfig (KUBECONFIG) %s: expected the absolute path of one "
+			       "file",
+			       str_shown(str_of(c->kubeconfig)));
 	if (c->kubeconfig == NULL && c->api_host == NULL)
 		return err_set(err, EINVAL,
 			       "source kubernetes: neither --kubeconfig (KUBECONFIG) nor "

@@ -772,6 +772,12 @@ def settings_that_cannot_work_are_refused_with_a_sentence(w):
     out = refusal(w, "--kubeconfig", path, "--node-name", NODE)
     assert "users[0].user.exec (line 1)" in out and "never starts a program" in out and path in out, out
     assert "expected manifests or kubernetes" in refusal(w, "--source", "etcd")
+    for odd in ("a:b", "relative", "/a:/b"):
+        assert "absolute path of one file" in refusal(w, "--source", "kubernetes", "--node-name", NODE,
+                                                      env={"KUBECONFIG": odd})
+    # an administrator's shell is no reason not to start with manifests
+    w.start(env={"KUBECONFIG": "a:b"})
+    assert source(w)["kind"] == "manifests" and "stale" not in source(w)
 
 
 @test
