@@ -55,7 +55,14 @@ class Bench:
     """Pods a (node 1), b (node 2) and c (not in the mesh)."""
 
     def __init__(self, bin_dir, workers, window):
-        self.lab = ztlab.Lab(bin_dir)
+        self.lab, self.second, self.open = ztlab.Lab(bin_dir), None, True
+        try:
+            self.build(workers, window)
+        except BaseException:
+            self.drop()
+            raise
+
+    def build(self, workers, window):
         self.a = self.lab.pod("a", 11)
         self.b = self.lab.pod("b", 12)
         self.c = self.lab.pod("c", 13, captured=False)
@@ -67,7 +74,7 @@ class Bench:
                     AMBIENT_ADMIN_SOCKET=os.path.join(self.lab.dir, "admin2.sock"))
         self.zts.append(self.start(self.second, [self.b], more))
         self.ends = {"hbone": (self.a, self.b), "out": (self.a, self.c), "in": (self.c, self.b)}
-        self.listeners, self.open = {}, True
+        self.listeners = {}
         for i, leg in enumerate(LEGS):
             pod = self.ends[leg][1]
             s = pod.net.socket()
@@ -135,7 +142,8 @@ class Bench:
 
     def drop(self):
         if self.open:
-            self.second.close()
+            if self.second:
+                self.second.close()
             self.lab.close()
 
 
@@ -519,6 +527,20 @@ class Burners:
             p.wait()
 
 
+def plan(a, benches):
+    tests = []
+    for n in a.workers.split(","):
+        threads, _, window = n.partition(":")
+        bench = Bench(a.bin, threads, window)
+        benches.append(bench)
+        for legs in a.legs.split(","):
+            tests.append(("%s: random connections, workers and window: %s" % (legs, n),
+                          stress(bench, a, tuple(legs.split("+")), a.seed)))
+        if window:
+            tests.append(("a dead writer with a sleeping reader", lambda b=bench: dead_writer(b)))
+    return tests + [("ztunnels end cleanly", b.close) for b in benches]
+
+
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--bin", required=True)
@@ -532,22 +554,14 @@ def main():
     a = ap.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (16384, 16384))
     print("# seed %d" % a.seed, flush=True)
-    tests, benches = [], []
-    for n in a.workers.split(","):
-        threads, _, window = n.partition(":")
-        bench = Bench(a.bin, threads, window)
-        benches.append(bench)
-        for legs in a.legs.split(","):
-            tests.append(("%s: random connections, workers and window: %s" % (legs, n),
-                          stress(bench, a, tuple(legs.split("+")), a.seed)))
-        if window:
-            tests.append(("a dead writer with a sleeping reader", lambda b=bench: dead_writer(b)))
-    tests += [("ztunnels end cleanly", b.close) for b in benches]
-    burners = Burners(a.burn, int(a.seconds * len(tests) + 60))
+    benches, burners = [], None
     try:
+        tests = plan(a, benches)
+        burners = Burners(a.burn, int(a.seconds * len(tests) + 60))
         return ztlab.tap(tests)
     finally:
-        burners.close()
+        if burners:
+            burners.close()
         for b in benches:
             b.drop()
 
