@@ -979,14 +979,20 @@ def another_service_account():
     lab = fresh(2)
     try:
         a, b = lab.pod("a", 2), lab.pod("b", 3)
+        c = lab.pod("c", 4, captured=False)
         b.serve(8080, double_echo)
         lab.state()
         zt = lab.start()
         check(works(a, b.ip), "echo")
         zt.wait_line("connection complete", "ns/default/sa/a", 'direction="inbound"')
+        peer = hb.Client(lab, c, a.ip, lab.root().issue(lab, [b.identity]))
         a.sa = "other"
         lab.reload(zt)
         lab.agent.add(a)
+        start, closed = time.monotonic(), hb.h2.connection.ConnectionState.CLOSED
+        while peer.h2.state_machine.state != closed and peer.pump():
+            pass  # who checked the old one is told to go
+        check(time.monotonic() - start < 8, "the old session stayed")
         check(works(a, b.ip), "echo")
         zt.wait_line("connection complete", "ns/default/sa/other", 'direction="inbound"')
     finally:

@@ -328,8 +328,17 @@ void pod_refresh(struct pod *p)
 	retry_parked(p);
 }
 
+/* @old is not just renewed: peers that checked it should not go on speaking to it. */
+static bool is_another(const struct tls_identity *old, const struct tls_identity *id)
+{
+	return old != NULL &&
+	       (id == NULL || strcmp(tls_identity_spiffe(old), tls_identity_spiffe(id)) != 0);
+}
+
 void pod_set_identity(struct pod *p, struct tls_identity *id)
 {
+	bool another = is_another(p->id, id);
+
 	tls_identity_ref(id);
 	tls_identity_unref(p->id);
 	p->id = id;
@@ -339,6 +348,8 @@ void pod_set_identity(struct pod *p, struct tls_identity *id)
 
 		if (s->state == HS_PARKED && id != NULL)
 			hsess_start_server(s);
+		else if (s->server && s->state == HS_OPEN && another)
+			hsess_goaway(s);
 	}
 	retry_parked(p);
 }
