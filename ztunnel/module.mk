@@ -35,7 +35,8 @@ $(foreach f,yaml_state authority,$(eval OBJS_fuzz_$(f) := $(ZT_MESH)))
 $(foreach f,yaml_state authority,$(eval PKGS_fuzz_$(f) := yaml-0.1))
 
 UNIT_TESTS += pool relay hsess_io
-OBJS_test_relay := ztunnel/data/relay.c ztunnel/data/queue.c ztunnel/data/leg.c
-OBJS_test_hsess_io := ztunnel/data/hsess_io.c ztunnel/data/leg.c
+OBJS_test_relay := ztunnel/data/relay.c ztunnel/data/queue.c ztunnel/data/leg.c \
+	ztunnel/data/reset.c
+OBJS_test_hsess_io := ztunnel/data/hsess_io.c ztunnel/data/leg.c ztunnel/data/reset.c
 OBJS_test_pool := ztunnel/data/pool.c $(ZT_MESH)
 PKGS_test_pool := yaml-0.1

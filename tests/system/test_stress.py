@@ -512,6 +512,46 @@ def dead_writer(bench):
     bench.quiet()
 
 
+DROP = """
+table inet loses {
+  chain input {
+    type filter hook input priority 0
+    iifname lo tcp dport 9000-9002 ip length > 500 counter drop
+  }
+}
+"""
+
+
+def reset_behind_loss(bench, leg):
+    """The server's side has not got all that was sent when the reset comes (full buffers drop; here a
+    rule does): TCP ignores such a reset, so there must be another."""
+    def nft(*args, **kw):
+        return ztlab.run("ip", "netns", "exec", bench.b.net.name, "nft", *args, **kw)
+    c, s = bench.pair(leg)
+    s.settimeout(8)
+    c.sendall(b"1")
+    assert s.recv(10) == b"1"
+    nft("-f", "-", input=DROP)
+    try:
+        c.sendall(b"y" * 1000)
+        wait_for("a lost packet", lambda: "packets 0" not in nft("list", "table", "inet", "loses"))
+        reset(c)
+        wait_for("the end", lambda: all(x["connections"] == 0 for x in bench.stats()))
+    finally:
+        nft("delete", "table", "inet", "loses")
+    got = b""
+    try:
+        while True:
+            d = s.recv(1 << 16)
+            assert d, "end instead of a reset"
+            got += d
+    except ConnectionResetError:
+        pass
+    assert (b"y" * 1000).startswith(got)
+    s.close()
+    bench.quiet()
+
+
 class Burners:
     """Processes that use the CPUs; they end by themselves as well."""
 
@@ -536,6 +576,8 @@ def plan(a, benches):
         for legs in a.legs.split(","):
             tests.append(("%s: random connections, workers and window: %s" % (legs, n),
                           stress(bench, a, tuple(legs.split("+")), a.seed)))
+        tests += [("%s: a reset behind lost bytes" % leg,
+                   lambda b=bench, g=leg: reset_behind_loss(b, g)) for leg in ("hbone", "in")]
         if window:
             tests.append(("a dead writer with a sleeping reader", lambda b=bench: dead_writer(b)))
     return tests + [("ztunnels end cleanly", b.close) for b in benches]

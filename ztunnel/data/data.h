@@ -59,6 +59,8 @@
 #define SEGS_MAX	2048
 #define ACCEPTS		32
 #define ACCEPT_PAUSE_MS 100
+#define LATE_RESETS_MAX 1024
+#define LATE_RESET_MS	60000
 #define LEG_READ	(EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET)
 
 struct worker;
@@ -73,8 +75,9 @@ struct leg {
 	struct watch w;	   /* w.fd: owned, -1 = none */
 	struct dial *dial; /* while it connects */
 	bool rd_ready, rdhup, wr_block, out_armed;
-	bool error;  /* epoll said so */
-	bool broken; /* a reset was reported: it follows the bytes that can still be read */
+	bool error;    /* epoll said so */
+	bool borrowed; /* its address is the client's: reset.c */
+	bool broken;   /* a reset was reported: it follows the bytes that can still be read */
 };
 
 /* ---- bytes received and not taken by the application ---- */
@@ -253,6 +256,8 @@ struct worker {
 	struct seg segs[SEGS_MAX];
 	uint32_t nsegs, shakes; /* shakes: handshake steps of this turn */
 	size_t undelivered;
+	struct list late_resets;
+	size_t nlate_resets;
 	struct list pipes; /* idle */
 	size_t npipes, nidle_pipes;
 	struct {
@@ -287,6 +292,12 @@ int sock_local_addr(int fd, struct ip_port *ret);
 int sockaddr_to_ip_port(const void *sa, struct ip_port *ret);
 socklen_t ip_port_to_sockaddr(const struct ip_port *a, int family, void *storage);
 void sock_stream_options(int fd); /* NODELAY */
+
+/* ---- reset.c ---- */
+/* True when the leg's socket was taken: it is reset as soon as that cannot get lost. The socket
+ * must end in a reset when it is closed. */
+bool reset_later(struct worker *w, struct leg *l);
+void late_resets_now(struct worker *w);
 
 /* ---- dial.c ---- */
 struct dial {

@@ -153,6 +153,7 @@ static void dial_open(const struct worker_config *cfg, struct dial *d)
 		     !ip_eq(&d->src.ip, &d->dst.ip); /* a pod that calls itself: ztunnel-spec 1.8 */
 	int r = spoof ? dial_spoofed(cfg, d) : dial_plain(cfg, d);
 
+	d->leg->borrowed = spoof;
 	d->leg->w.fd = r >= 0 ? r : -1;
 	d->open_error = r >= 0 ? 0 : -r;
 }

@@ -73,10 +73,10 @@ void leg_close(struct worker *w, struct leg *l)
 
 void leg_reset(struct worker *w, struct leg *l)
 {
-	(void)w;
 	if (l->w.fd >= 0)
 		sock_ends_in_reset(l->w.fd, true);
-	close_fd(l);
+	if (!reset_later(w, l))
+		close_fd(l);
 }
 
 int leg_so_error(const struct leg *l)

@@ -186,6 +186,7 @@ static void worker_stop(struct worker *w)
 	give_up_drain(w);
 	htab_for_each (n, &w->pods)
 		pod_remove(container_of(n, struct pod, node));
+	late_resets_now(w);
 	loop_timer_cancel(&w->drain_timer);
 	loop_ready_cancel(&w->turn);
 }
@@ -236,6 +237,7 @@ static struct worker *worker_new(struct workers *all, unsigned int index, struct
 	list_init(&w->dial_pods);
 	list_init(&w->touched);
 	list_init(&w->backlogged);
+	list_init(&w->late_resets);
 	list_init(&w->handshakes);
 	list_init(&w->pipes);
 	w->turn.fn = turn_run;
