@@ -70,11 +70,7 @@ static void dispatch(struct listener *l, int fd, const struct ip_port *peer)
 }
 
 static void listener_watch(struct listener *l);
-
-static void on_pause_over(struct timer *t)
-{
-	listener_watch(container_of(t, struct listener, pause));
-}
+static void on_pause_over(struct timer *t);
 
 /* Out of descriptors or memory: connections wait in the kernel's queue, we do not spin. */
 static void pause_accept(struct listener *l, int error)
@@ -97,6 +93,31 @@ static int last_comfortable(void)
 	if (getrlimit(RLIMIT_NOFILE, &r) < 0 || r.rlim_cur > INT_MAX)
 		return INT_MAX;
 	return (int)r.rlim_cur - LIMIT_FD_RESERVE;
+}
+
+/* Whether what is accepted now could be dialled. Without that look every pause would let one more
+ * in, until nothing is left for the dials. Who has no connection at all does not wait for others.
+ */
+static bool has_descriptors(const struct listener *l)
+{
+	int fd;
+
+	if (atomic_load_explicit(&l->pod->w->st.connections, memory_order_relaxed) == 0)
+		return true;
+	fd = fd_dup(l->pod->sh->listeners[l->kind]); /* gets the lowest that is free */
+	if (fd >= 0)
+		(void)xclose(fd);
+	return fd >= 0 && fd <= last_comfortable();
+}
+
+static void on_pause_over(struct timer *t)
+{
+	struct listener *l = container_of(t, struct listener, pause);
+
+	if (has_descriptors(l))
+		listener_watch(l);
+	else
+		loop_timer_set(l->pod->w->loop, t, ACCEPT_PAUSE_MS, on_pause_over);
 }
 
 static bool is_shortage(int e)
