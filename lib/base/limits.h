@@ -39,6 +39,8 @@
 #define LIMIT_H2_PING_INTERVAL_MS 10000 /* ztunnel-spec 7.2 */
 #define LIMIT_H2_PING_TIMEOUT_MS  20000
 #define LIMIT_HALF_CLOSED_MS	  3600000 /* a half-closed pair with no byte moving for this long */
+#define LIMIT_LATE_RESET_MS	  60000	  /* a reset that waits until it cannot get lost */
+#define LIMIT_LATE_RESETS	  1024	  /* such, per worker */
 #define LIMIT_UNDELIVERED_BYTES	  (64u << 20) /* per worker, bytes received and not yet taken */
 
 /* Control sockets */

@@ -59,8 +59,6 @@
 #define SEGS_MAX	2048
 #define ACCEPTS		32
 #define ACCEPT_PAUSE_MS 100
-#define LATE_RESETS_MAX 1024
-#define LATE_RESET_MS	60000
 #define LEG_READ	(EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET)
 
 struct worker;

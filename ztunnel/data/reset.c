@@ -58,7 +58,7 @@ bool reset_later(struct worker *w, struct leg *l)
 {
 	struct late_reset *r;
 
-	if (!l->borrowed || w->nlate_resets >= LATE_RESETS_MAX || !has_unacked(l->w.fd))
+	if (!l->borrowed || w->nlate_resets >= LIMIT_LATE_RESETS || !has_unacked(l->w.fd))
 		return false;
 	r = calloc(1, sizeof(*r));
 	if (r == NULL)
@@ -66,7 +66,7 @@ bool reset_later(struct worker *w, struct leg *l)
 	loop_unwatch(w->loop, &l->w);
 	r->w = w;
 	r->fd = take_fd(l->w.fd);
-	r->until_ms = loop_now_ms(w->loop) + LATE_RESET_MS;
+	r->until_ms = loop_now_ms(w->loop) + LIMIT_LATE_RESET_MS;
 	list_append(&w->late_resets, &r->node);
 	w->nlate_resets++;
 	loop_timer_set(w->loop, &r->timer, FIRST_MS, on_time);
