@@ -7,7 +7,7 @@ SYSTEM_TESTS := $(patsubst tests/system/test_%.py,%,$(wildcard tests/system/test
 SYSTEM_RELEASE_ONLY += containerd install_containerd install_systemd demo systemd
 SYSTEM_LIMIT_S ?= 600
 # System tests that drive ztunnel's threads: its ThreadSanitizer build goes through them too.
-SYSTEM_TSAN += tunnel ztunnel
+SYSTEM_TSAN += tunnel ztunnel hostile zds
 # Unit tests that use threads; a module.mk adds its own.
 TSAN_TESTS += event
 TSAN_RUN := $(sort $(filter $(TSAN_TESTS),$(UNIT_TESTS)))
