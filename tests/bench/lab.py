@@ -93,8 +93,8 @@ class Node:
 
     def add_pod(self, name, mesh=True):
         p = Pod(self, name, 10 + len(self.pods), mesh)
+        self.pods.append(p)  # first: what was half made is taken down, too
         p.create()
-        self.pods.append(p)
         return p
 
     @property
