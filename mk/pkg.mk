@@ -58,7 +58,7 @@ BUILD_DEPS := gcc make pkg-config binutils libc6-dev libnftnl-dev libmnl-dev lib
 CHECK_DEPS := python3 clang clang-format clang-tidy libclang-rt-dev mandoc
 # What the system tests need that make their own namespaces and start nothing but our programs.
 LAB_DEPS := python3-protobuf python3-yaml python3-cryptography python3-h2 protobuf-compiler nftables \
-	iproute2 iputils-ping procps curl openssl util-linux
+	iproute2 iputils-ping procps curl openssl strace util-linux
 TEST_DEPS := $(LAB_DEPS) python3-grpcio python3-protobuf python3-yaml python3-cryptography python3-h2 \
 	protobuf-compiler nftables iproute2 iputils-ping procps tcpdump curl openssl iperf3 strace \
 	nghttp2-client util-linux debootstrap systemd-container ca-certificates git
