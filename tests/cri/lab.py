@@ -111,13 +111,15 @@ class Lab:
     def write_state(self):
         """Replaces the local state and waits until ztunnel works with it."""
         self.state.write()
-        wanted = {w["uid"]: (w["workloadIps"], w["protocol"])
-                  for w in self.state.workloads.values()}
+        wanted = ({w["uid"]: (w["workloadIps"], w["protocol"], w.get("authorizationPolicies") or [])
+                   for w in self.state.workloads.values()},
+                  sorted(p["name"] for p in self.state.policies.values()))
 
         def taken():
-            have = {w["uid"]: (w.get("workloadIps"), w.get("protocol", "TCP"))
-                    for w in self.ztunnel.dump()["workloads"]}
-            return have == wanted
+            d = self.ztunnel.dump()
+            return wanted == ({w["uid"]: (w.get("workloadIps"), w.get("protocol", "TCP"),
+                                          w.get("authorizationPolicies") or [])
+                               for w in d["workloads"]}, sorted(p["name"] for p in d["policies"]))
         wait_until("ztunnel to work with the new state", taken, alive=self.ztunnel.alive)
 
     def remove(self, pod):
