@@ -33,6 +33,6 @@ FUZZERS :=
 MODULES := lib nft cni node-agent ztunnel ctl
 include $(wildcard $(MODULES:%=%/module.mk))
 include mk/rules.mk
-include $(wildcard mk/check.mk mk/test.mk mk/install.mk mk/debian13.mk mk/demo.mk mk/bench.mk)
+include $(wildcard mk/check.mk mk/test.mk mk/install.mk mk/deb.mk mk/image.mk mk/helm.mk mk/debian13.mk mk/demo.mk mk/bench.mk mk/cluster.mk)
 
 all: $(PROGS:%=$(B)/bin/%)

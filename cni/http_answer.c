@@ -4,7 +4,6 @@
 #include "cni/http_answer.h"
 
 #include <errno.h>
-#include <strings.h>
 
 #include "lib/base/err.h"
 #include "lib/base/limits.h"
@@ -25,11 +24,6 @@ static int unfinished(bool eof, const char *where, struct err *err)
 {
 	return eof ? err_set(err, ECONNRESET, "the connection ended in the middle of the %s", where)
 		   : 0;
-}
-
-static bool same_nocase(struct str a, const char *b)
-{
-	return a.n == strlen(b) && strncasecmp(a.p, b, a.n) == 0;
 }
 
 /* One line without its CRLF (a lone LF is taken too, RFC 9112 2.2). False when it is incomplete. */
@@ -68,13 +62,13 @@ static int parse_field(struct str line, struct head *h, struct err *err)
 	if (!str_cut(&line, ':', &name) || name.n == 0)
 		return garbage(err, "a header line of the answer has no name");
 	line = str_trim(line);
-	if (same_nocase(name, "content-length")) {
+	if (str_eq_nocase(name, STR("content-length"))) {
 		if (h->has_length || parse_u64(line, 0, LIMIT_HTTP_BODY_BYTES, &h->length) < 0)
 			return garbage(err, "the answer's Content-Length is not a number within "
 					    "64 KiB, or it is there twice");
 		h->has_length = true;
-	} else if (same_nocase(name, "transfer-encoding")) {
-		if (h->chunked || !same_nocase(line, "chunked"))
+	} else if (str_eq_nocase(name, STR("transfer-encoding"))) {
+		if (h->chunked || !str_eq_nocase(line, STR("chunked")))
 			return garbage(err, "the answer's Transfer-Encoding is not understood");
 		h->chunked = true;
 	}

@@ -9,6 +9,7 @@
  * because a runtime whose DEL fails cannot replace anything on the node, the agent included.
  */
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -28,6 +29,7 @@
 #include "lib/os/clock.h"
 
 #define DEL_LIMIT_MS	 1000
+#define AWAY_PAUSE_MS	 100
 #define VERSION_LIMIT_MS 1000
 #define STDIN_LIMIT_MS	 NETCONF_TIMEOUT_MS
 
@@ -50,6 +52,7 @@ struct call {
 	struct result prev;
 	struct arena *arena;
 	struct cni_fail fail;
+	bool away;	   /* .fail is that of an agent which may be back in a moment */
 	struct strbuf out; /* standard output */
 };
 
@@ -95,6 +98,7 @@ static int ask(struct call *c, uint64_t limit_ms, struct rpc_answer *ret)
 		return -1;
 	if (exchange_agent(c->conf.socket, (struct str){request.p, request.n}, deadline, c->arena,
 			   &ans, &err) < 0) {
+		c->away = rpc_is_away(err.code);
 		if (err.code == ETIMEDOUT) {
 			struct err why = err;
 
@@ -103,7 +107,29 @@ static int ask(struct call *c, uint64_t limit_ms, struct rpc_answer *ret)
 		}
 		return rpc_transport_fail(&rpc, &err, &c->fail);
 	}
-	return rpc_decode(&rpc, &ans, c->arena, ret, &c->fail);
+	if (rpc_decode(&rpc, &ans, c->arena, ret, &c->fail) < 0) {
+		c->away = c->fail.code == CNI_NOT_AVAILABLE;
+		return -1;
+	}
+	return 0;
+}
+
+/* An agent that is being replaced is away for a moment. Waiting for it here costs less than what a
+ * failed ADD does: the runtime takes the sandbox down and pauses. Half of the time is for that, the
+ * other half for the work. */
+static int ask_patiently(struct call *c, struct rpc_answer *ret)
+{
+	uint64_t until = c->start_ms + c->conf.timeout_ms / 2;
+	int r;
+
+	for (;;) {
+		c->fail = (struct cni_fail){0};
+		c->away = false;
+		r = ask(c, UINT64_MAX, ret);
+		if (r == 0 || !c->away || clock_mono_ms() + AWAY_PAUSE_MS >= until)
+			return r;
+		(void)poll(NULL, 0, AWAY_PAUSE_MS);
+	}
 }
 
 static int check_version(struct call *c)
@@ -154,8 +180,10 @@ static int run_add(struct call *c)
 		return -1;
 	skip = scope_pass_through(&c->conf, &c->env);
 	if (skip == NULL) {
-		if (ask(c, c->conf.api == CNI_AGENT_ISTIO ? RPC_ISTIO_TIMEOUT_MS : UINT64_MAX,
-			&ans) < 0)
+		int r = c->conf.api == CNI_AGENT_ISTIO ? ask(c, RPC_ISTIO_TIMEOUT_MS, &ans)
+						       : ask_patiently(c, &ans);
+
+		if (r < 0)
 			return -1;
 	}
 	if (c->conf.debug) {
@@ -202,13 +230,14 @@ static int run_gc(struct call *c)
 	return ask(c, UINT64_MAX, &ans);
 }
 
-/* The stock agent has no status request, and it is a pod that is not on the host's network: to
- * call the node not ready while it is away would keep it away. */
+/* The stock agent has no status request. And while an agent is away that is a pod outside the
+ * host's network, as in Istio's chart, to call the node not ready would keep it away. */
 static int run_status(struct call *c)
 {
+	bool never = c->conf.api == CNI_AGENT_ISTIO || c->conf.agent_in_pod_network;
 	struct rpc_answer ans;
 
-	return c->conf.api == CNI_AGENT_ISTIO ? 0 : ask(c, UINT64_MAX, &ans);
+	return never ? 0 : ask(c, UINT64_MAX, &ans);
 }
 
 /* Best effort: the agent also learns of the pod's end from its own watch. */

@@ -138,6 +138,7 @@ static int take_stock(const struct doc *root, struct netconf *c, struct cni_fail
 	    doc_opt_bool(root, "ambient_enabled", &c->ambient_enabled, &err) < 0 ||
 	    doc_opt_bool(root, "native_nftables", &unused, &err) < 0 ||
 	    doc_opt_bool(root, "enable_ambient_detection_retry", &unused, &err) < 0 ||
+	    doc_opt_bool(root, "agent_in_pod_network", &c->agent_in_pod_network, &err) < 0 ||
 	    doc_opt_list(root, "enablement_selectors", &selectors, &err) < 0 ||
 	    doc_opt_text(root, "pod_namespace", &c->pod_namespace, &err) < 0 ||
 	    doc_opt_list(root, "exclude_namespaces", &c->exclude_namespaces, &err) < 0)

@@ -29,8 +29,9 @@ struct netconf {
 	enum cni_agent_api api;
 	char socket[NETCONF_SOCKET_MAX + 1];
 	uint64_t timeout_ms;
-	bool ambient_enabled; /* stock key; true when absent */
-	bool debug;	      /* plugin_log_level is "debug" */
+	bool ambient_enabled;	   /* stock key; true when absent */
+	bool debug;		   /* plugin_log_level is "debug" */
+	bool agent_in_pod_network; /* the agent's pod gets its network from this very chain */
 	struct str pod_namespace;
 	const struct doc *exclude_namespaces; /* list of texts, or NULL */
 	const struct doc *prev_result;	      /* a map, or NULL */

@@ -273,6 +273,11 @@ static int transport_code(int error)
 	}
 }
 
+bool rpc_is_away(int error)
+{
+	return error == ENOENT || error == ECONNREFUSED || error == ECONNRESET || error == EPIPE;
+}
+
 int rpc_transport_fail(const struct rpc_call *c, const struct err *err, struct cni_fail *f)
 {
 	const char *look = rpc_where_to_look(c->conf->api), *socket = c->conf->socket;

@@ -37,6 +37,9 @@ int rpc_encode(const struct rpc_call *c, struct strbuf *out, struct cni_fail *f)
  * unchanged, when it sent one). Slices of *ret live as long as @ans and @a. */
 int rpc_decode(const struct rpc_call *c, const struct http_answer *ans, struct arena *a,
 	       struct rpc_answer *ret, struct cni_fail *f) _must_check_;
+/* Is a failure of the exchange (a positive errno) that of an agent which is being replaced: no
+ * socket, nobody behind it, or gone before its answer? */
+bool rpc_is_away(int error);
 /* The CNI error for a request that got no usable answer; @err is what exchange() said. Returns -1.
  */
 int rpc_transport_fail(const struct rpc_call *c, const struct err *err, struct cni_fail *f);

@@ -3,9 +3,10 @@
  */
 #include "ctl/http.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <poll.h>
-#include <strings.h>
 #include <sys/socket.h>
 
 #include "lib/base/err.h"
@@ -58,9 +59,9 @@ int ctl_answer_parse(struct str text, struct ctl_answer *ret, struct err *err)
 			break;
 		if (!str_cut(&line, ':', &name))
 			return err_set(err, EINVAL, "not an HTTP header: %s", str_shown(line));
-		if (name.n == 17 && strncasecmp(name.p, "Transfer-Encoding", 17) == 0)
+		if (str_eq_nocase(name, STR("Transfer-Encoding")))
 			return err_set(err, EINVAL, "the answer is chunked, which HTTP/1.0 is not");
-		if (name.n == 14 && strncasecmp(name.p, "Content-Length", 14) == 0 &&
+		if (str_eq_nocase(name, STR("Content-Length")) &&
 		    parse_u64(str_trim(line), 0, CTL_ANSWER_MAX_BYTES, &length) != 0)
 			return err_set(err, EINVAL, "not a content length: %s", str_shown(line));
 	}
@@ -147,11 +148,40 @@ static int connect_until(const char *path, uint64_t deadline_ms, struct err *err
 	}
 }
 
+static int connect_tcp(const char *where, uint64_t deadline_ms, struct err *err)
+{
+	struct str ip, port = str_of(where);
+	struct sockaddr_in to = {.sin_family = AF_INET};
+	_cleanup_close_ int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	socklen_t len = sizeof(int);
+	int error = 0, r;
+	uint16_t n;
+	char text[16];
+
+	if (!str_cut(&port, ':', &ip) || parse_u16(port, 1, 65535, &n) != 0 ||
+	    str_to_cstr(ip, text, sizeof(text), NULL) < 0 ||
+	    inet_pton(AF_INET, text, &to.sin_addr) != 1)
+		return err_set(err, EINVAL, "expected /path or IPv4:port");
+	to.sin_port = htons(n);
+	if (fd < 0)
+		return err_errno(err, errno, "socket");
+	if (connect(fd, (const struct sockaddr *)&to, sizeof(to)) < 0 && errno != EINPROGRESS)
+		return err_errno(err, errno, "connect");
+	r = wait_for(fd, POLLOUT, deadline_ms, err);
+	if (r < 0)
+		return r;
+	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0 || error != 0)
+		return err_errno(err, error != 0 ? error : errno, "connect");
+	return take_fd(fd);
+}
+
 int ctl_get(const char *socket_path, const char *path, uint64_t deadline_ms, struct strbuf *text,
 	    struct ctl_answer *ret, struct err *err)
 {
 	_cleanup_strbuf_ struct strbuf request = {0};
-	_cleanup_close_ int fd = connect_until(socket_path, deadline_ms, err);
+	bool tcp = strchr(socket_path, '/') == NULL && strchr(socket_path, ':') != NULL;
+	_cleanup_close_ int fd = tcp ? connect_tcp(socket_path, deadline_ms, err)
+				     : connect_until(socket_path, deadline_ms, err);
 	int r;
 
 	if (fd < 0)

@@ -18,8 +18,8 @@ struct ctl_answer {
  * Content-Length. */
 int ctl_answer_parse(struct str text, struct ctl_answer *ret, struct err *err) _must_check_;
 
-/* Asks for @path on the socket at @socket_path. @text gets everything received (the caller's, also
- * after an error). -ETIMEDOUT after @deadline_ms (of clock_mono_ms()); -ENOENT, -ECONNREFUSED,
- * -EACCES from connecting say why nobody answers. */
+/* Asks for @path on the socket at @socket_path, or at "127.0.0.1:15020": an IPv4 address and port.
+ * @text gets everything received (the caller's, also after an error). -ETIMEDOUT after @deadline_ms
+ * (of clock_mono_ms()); -ENOENT, -ECONNREFUSED, -EACCES from connecting say why nobody answers. */
 int ctl_get(const char *socket_path, const char *path, uint64_t deadline_ms, struct strbuf *text,
 	    struct ctl_answer *ret, struct err *err) _must_check_;

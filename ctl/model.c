@@ -110,9 +110,22 @@ static int read_source(const struct doc *d, struct ctl_agent *g, struct err *err
 	return r < 0 || s == NULL ? r : read_fields(s, fields, ARRAY_LEN(fields), err);
 }
 
+static int read_install(const struct doc *d, struct ctl_agent *g, struct err *err)
+{
+	const struct doc *s = NULL;
+	const struct field fields[] = {
+		{"mode", .text = &g->install_mode},	{"state", .text = &g->install_state},
+		{"file", .text = &g->install_file},	{"plugin", .text = &g->install_plugin},
+		{"reason", .text = &g->install_reason},
+	};
+	int r = doc_opt_map(d, "install", &s, err);
+
+	return r < 0 || s == NULL ? r : read_fields(s, fields, ARRAY_LEN(fields), err);
+}
+
 int ctl_agent_read(const struct doc *d, struct arena *a, struct ctl_agent *ret, struct err *err)
 {
-	struct ctl_agent g = {.answers = true};
+	struct ctl_agent g = {.answers = true, .doc = d};
 	const struct field fields[] = {
 		{"version", .text = &g.version},
 		{"node", .text = &g.node},
@@ -124,6 +137,8 @@ int ctl_agent_read(const struct doc *d, struct arena *a, struct ctl_agent *ret, 
 
 	if (r == 0)
 		r = read_source(d, &g, err);
+	if (r == 0)
+		r = read_install(d, &g, err);
 	if (r == 0)
 		r = open_list(d, "ztunnels", sizeof(*g.links), a, &g.links, &g.nlinks, &c, err);
 	for (size_t i = 0; r == 0 && c != NULL; c = c->next, i++)
@@ -257,7 +272,7 @@ static void read_ca(const struct doc *d, struct ctl_ztunnel *z)
 
 int ctl_ztunnel_read(const struct doc *d, struct arena *a, struct ctl_ztunnel *ret, struct err *err)
 {
-	struct ctl_ztunnel z = {.answers = true};
+	struct ctl_ztunnel z = {.answers = true, .doc = d};
 	const struct doc *c = NULL, *states = NULL;
 	int r = doc_map(d, err);
 

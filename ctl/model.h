@@ -28,9 +28,11 @@ struct ctl_pod {
 
 struct ctl_agent {
 	bool answers;
-	const char *error; /* why not */
+	const char *error;     /* why not */
+	const struct doc *doc; /* all it said; NULL when it does not answer */
 	struct str version, node, reason;
 	bool ready;
+	struct str install_mode, install_state, install_file, install_plugin, install_reason;
 	struct str source_kind, source_where, source_error;
 	bool synced, stale;
 	unsigned int source_age_s; /* how long it has been stale */
@@ -56,6 +58,7 @@ enum ctl_ready { CTL_READY_UNKNOWN, CTL_READY_YES, CTL_READY_NO, CTL_READY_N };
 struct ctl_ztunnel {
 	bool answers;
 	const char *error;
+	const struct doc *doc; /* all it said; NULL when it does not answer */
 	struct str version, trust_domain, ready_text;
 	struct str ca; /* address, or folder of the development CA */
 	bool ca_is_dev;

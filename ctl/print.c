@@ -25,7 +25,7 @@ static enum ctl_colour state_colour(struct str state)
 		return CTL_GREEN;
 	if (str_eqc(state, "pending"))
 		return CTL_YELLOW;
-	return str_eqc(state, "failed") ? CTL_RED : CTL_PLAIN;
+	return str_eqc(state, "failed") || str_eqc(state, "quarantined") ? CTL_RED : CTL_PLAIN;
 }
 
 /* "3d", "23h", "59m", "10s" */
@@ -179,7 +179,9 @@ static void link_rows(struct ctl_table *t, const struct ctl_agent *g)
 		_cleanup_strbuf_ struct strbuf b = {0};
 
 		strbuf_printf(&b, "pid %u, protocol %u%s, snapshot %s%s", l->pid, l->version,
-			      l->version >= 2 ? " (socket custody)" : "",
+			      l->version >= 3	? " (sockets and keys in custody)"
+			      : l->version >= 2 ? " (socket custody)"
+						: "",
 			      l->snapshot ? "confirmed" : "not confirmed yet",
 			      l->newest ? "" : ", draining");
 		row(t, "connected", &b, l->snapshot ? CTL_PLAIN : CTL_YELLOW);
@@ -255,7 +257,9 @@ static void ztunnel_rows(struct ctl_table *t, const struct ctl_ztunnel *z, int64
 
 static void pods_row(struct ctl_table *t, const struct ctl_agent *g)
 {
-	static const char *const states[] = {"enrolled", "pending", "not-in-mesh", "failed"};
+	/* the last one is rare: it is named when it is there */
+	static const char *const states[] = {"enrolled", "pending", "not-in-mesh", "failed",
+					     "quarantined"};
 	_cleanup_strbuf_ struct strbuf b = {0};
 	size_t other = g->npods;
 
@@ -267,6 +271,8 @@ static void pods_row(struct ctl_table *t, const struct ctl_agent *g)
 		for (size_t i = 0; i < g->npods; i++)
 			n += str_eqc(g->pods[i].state, states[k]);
 		other -= n;
+		if (n == 0 && k + 1 == ARRAY_LEN(states))
+			continue;
 		strbuf_printf(&b, "%s%zu %s", k != 0 ? ", " : "", n, states[k]);
 	}
 	if (other != 0)
@@ -274,25 +280,51 @@ static void pods_row(struct ctl_table *t, const struct ctl_agent *g)
 	row(t, "pods", &b, CTL_PLAIN);
 }
 
+static void problems(const struct ctl_report *r, bool colour, struct strbuf *out)
+{
+	_cleanup_strbuf_ struct strbuf head = {0};
+
+	if (r->nproblems == 0)
+		strbuf_puts(&head, "No problem found.");
+	else
+		strbuf_printf(&head, "%zu problem%s:", r->nproblems, r->nproblems == 1 ? "" : "s");
+	ctl_put(out, text_of(&head), 0, r->nproblems == 0 ? CTL_GREEN : CTL_RED, colour);
+	strbuf_putc(out, '\n');
+	for (size_t i = 0; i < r->nproblems; i++) {
+		strbuf_puts(out, "  ");
+		ctl_put(out, str_of(r->problems[i].what), 0, CTL_BOLD, colour);
+		strbuf_puts(out, "\n    -> ");
+		ctl_put(out, str_of(r->problems[i].act), 0, CTL_PLAIN, colour);
+		strbuf_putc(out, '\n');
+	}
+	strbuf_putc(out, '\n');
+}
+
+static void install_row(struct ctl_table *t, const struct ctl_agent *g)
+{
+	_cleanup_strbuf_ struct strbuf b = {0};
+	bool well = str_eqc(g->install_state, "installed");
+
+	if (!g->answers || g->install_mode.n == 0 || str_eqc(g->install_mode, "off"))
+		return;
+	strbuf_printf(&b, "%.*s, %.*s", STR_FMT(g->install_mode), STR_FMT(g->install_state));
+	if (g->install_file.n != 0)
+		strbuf_printf(&b, ", %.*s", STR_FMT(g->install_file));
+	if (g->install_reason.n != 0)
+		strbuf_printf(&b, ": %.*s", STR_FMT(g->install_reason));
+	row(t, "CNI", &b, well ? CTL_PLAIN : CTL_RED);
+}
+
 void ctl_print_status(const struct ctl_report *r, bool colour, struct strbuf *out)
 {
 	struct ctl_table t = {.columns = 2};
 
+	problems(r, colour, out);
+	pods_row(&t, &r->agent);
 	agent_rows(&t, &r->agent);
+	install_row(&t, &r->agent);
 	link_rows(&t, &r->agent);
 	ztunnel_rows(&t, &r->ztunnel, r->now);
-	pods_row(&t, &r->agent);
 	ctl_table_print(&t, colour, out);
 	ctl_table_fini(&t);
-	strbuf_putc(out, '\n');
-	if (r->nproblems == 0)
-		strbuf_puts(out, "No problem found.\n");
-	for (size_t i = 0; i < r->nproblems; i++) {
-		ctl_put(out, STR("PROBLEM"), 0, CTL_RED, colour);
-		strbuf_puts(out, "  ");
-		ctl_put(out, str_of(r->problems[i].what), 0, CTL_PLAIN, colour);
-		strbuf_puts(out, "\n         -> ");
-		ctl_put(out, str_of(r->problems[i].act), 0, CTL_PLAIN, colour);
-		strbuf_putc(out, '\n');
-	}
 }

@@ -7,7 +7,8 @@
 
 struct ctl_report;
 
-/* `status`: the processes one by one, counts of pods, then every problem with what to do. */
+/* `status`: what a person needs first: is all well, and if not what is wrong and what to do. Then
+ * counts of pods and the processes one by one. */
 void ctl_print_status(const struct ctl_report *r, bool colour, struct strbuf *out);
 /* `pods`: one line per pod, of one namespace if @ns is not NULL. Problems of the processes go to
  * @out_notes, one line each. */

@@ -1,7 +1,7 @@
 # Libraries come through pkg-config only, looked up once. `make deps` installs the Debian packages.
 PKGCONF ?= pkg-config
 PKG_NAMES := libnftnl libmnl libnl-3.0 libnl-route-3.0 openssl libnghttp2 yaml-0.1 libprotobuf-c \
-	libsystemd libcap-ng libseccomp jemalloc cmocka
+	libcap-ng libseccomp jemalloc cmocka
 
 # Oldest versions that the code is written for (Debian 12), and the packages that bring them.
 PKG_MIN_libnftnl := 1.2.4
@@ -20,8 +20,6 @@ PKG_MIN_yaml-0.1 := 0.2.5
 PKG_DEB_yaml-0.1 := libyaml-dev
 PKG_MIN_libprotobuf-c := 1.4.1
 PKG_DEB_libprotobuf-c := libprotobuf-c-dev
-PKG_MIN_libsystemd := 252
-PKG_DEB_libsystemd := libsystemd-dev
 PKG_MIN_libcap-ng := 0.8.3
 PKG_DEB_libcap-ng := libcap-ng-dev
 PKG_MIN_libseccomp := 2.5.4
@@ -40,7 +38,7 @@ $(foreach p,$(PKG_NAMES),$(eval PKG_LIBS_$(p) := $(call pkg-libs,$(p))))
 PKG_LIBS_jemalloc := -l:libjemalloc.a -lm
 
 # Goals that compile nothing work without the libraries.
-PKG_FREE_GOALS := deps deps-build deps-check deps-lab deps-test deps-demo clean test check demo demo-run stats-source debian13 help
+PKG_FREE_GOALS := deps deps-build deps-check deps-lab deps-test deps-demo clean test check demo demo-run stats-source debian13 help helm manifests install-built uninstall deb-built cluster cluster-down conformance conformance-istiod deps-cluster
 ifneq ($(or $(filter-out $(PKG_FREE_GOALS),$(MAKECMDGOALS)),$(if $(MAKECMDGOALS),,all)),)
 pkg-check = $(shell $(PKGCONF) --atleast-version=$(PKG_MIN_$(1)) $(1) 2>/dev/null || \
 	echo '$(1)>=$(PKG_MIN_$(1)) (Debian package $(PKG_DEB_$(1)));')
@@ -53,22 +51,28 @@ endif
 # Debian packages, by what needs them. The names are the same in Debian 12 and 13.
 BUILD_DEPS := gcc make pkg-config binutils libc6-dev libnftnl-dev libmnl-dev libnl-3-dev \
 	libnl-route-3-dev libssl-dev libnghttp2-dev libyaml-dev libprotobuf-c-dev \
-	protobuf-c-compiler libsystemd-dev libcap-ng-dev libseccomp-dev \
+	protobuf-c-compiler libcap-ng-dev libseccomp-dev \
 	libjemalloc-dev libcmocka-dev libjsmn-dev
 CHECK_DEPS := python3 clang clang-format clang-tidy libclang-rt-dev mandoc
 # What the system tests need that make their own namespaces and start nothing but our programs.
-LAB_DEPS := python3-protobuf python3-yaml python3-cryptography python3-h2 protobuf-compiler nftables \
-	iproute2 iputils-ping procps curl openssl strace util-linux
+LAB_DEPS := systemd python3-protobuf python3-yaml python3-cryptography python3-h2 protobuf-compiler nftables \
+	iproute2 iputils-ping procps curl openssl strace util-linux iptables ipset
 TEST_DEPS := $(LAB_DEPS) python3-grpcio python3-protobuf python3-yaml python3-cryptography python3-h2 \
 	protobuf-compiler nftables iproute2 iputils-ping procps tcpdump curl openssl iperf3 strace \
-	nghttp2-client util-linux debootstrap systemd-container ca-certificates git
+	nghttp2-client util-linux debootstrap systemd-container ca-certificates git dpkg-dev lintian prometheus
 DEMO_DEPS := containerd runc containernetworking-plugins busybox-static tcpdump iproute2 nftables \
 	python3 python3-grpcio python3-protobuf python3-yaml python3-cryptography protobuf-compiler
+# A cluster of Kubernetes from source; venv is for Go, where the machine has none.
+CLUSTER_DEPS := $(DEMO_DEPS) mount util-linux openssl python3-venv
+
+.PHONY: deps-cluster
+deps-cluster:
+	@sh mk/deps.sh $(sort $(BUILD_DEPS) $(CLUSTER_DEPS))
 
 .PHONY: deps deps-build deps-check deps-lab deps-test deps-demo
 # Everything that `make`, `make check`, `make test` and `make demo` need.
 deps:
-	@sh mk/deps.sh $(sort $(BUILD_DEPS) $(CHECK_DEPS) $(TEST_DEPS) $(DEMO_DEPS))
+	@sh mk/deps.sh $(sort $(BUILD_DEPS) $(CHECK_DEPS) $(TEST_DEPS) $(DEMO_DEPS) $(CLUSTER_DEPS))
 deps-build:
 	@sh mk/deps.sh $(sort $(BUILD_DEPS))
 deps-check:

@@ -4,10 +4,13 @@
 TEST_JOBS ?= 2
 SYSTEM_TESTS := $(patsubst tests/system/test_%.py,%,$(wildcard tests/system/test_*.py))
 # Run with the release binaries only: they start containers or a whole system, where sanitizers add nothing but time.
-SYSTEM_RELEASE_ONLY += containerd install_containerd install_systemd demo systemd
+SYSTEM_RELEASE_ONLY += charts image install_cni istiod containerd install_containerd install_systemd demo systemd systemd_upgrade
+SYSTEM_RELEASE_ONLY += systemd_reboot deb
 SYSTEM_LIMIT_S ?= 600
+# Beside stock programs, which `make stock` builds (tests/interop/istio); what is not there is skipped by name.
+INTEROP_TESTS := $(patsubst tests/interop/test_%.py,%,$(wildcard tests/interop/test_*.py))
 # System tests that drive ztunnel's threads: its ThreadSanitizer build goes through them too.
-SYSTEM_TSAN += tunnel ztunnel hostile zds
+SYSTEM_TSAN += tunnel ztunnel hostile zds network dns ondemand
 # Unit tests that use threads; a module.mk adds its own.
 TSAN_TESTS += event
 TSAN_RUN := $(sort $(filter $(TSAN_TESTS),$(UNIT_TESTS)))
@@ -22,15 +25,17 @@ plan-unit-release = unit/$(1) 120 par $(O)/release/tests/unit/test_$(1)
 plan-unit-asan = unit-asan/$(1) 300 par $(O)/asan/tests/unit/test_$(1)
 plan-unit-tsan = unit-tsan/$(1) 300 par $(O)/tsan/tests/unit/test_$(1)
 plan-fuzz = fuzz-seeds/$(1) 300 par $(O)/asan/tests/fuzz/fuzz_$(1) tests/fuzz/seeds/$(1)
-plan-system = system/$(1) $(SYSTEM_LIMIT_S) alone $(PYTHON) tests/system/test_$(1).py --bin $(O)/release/bin
-plan-system-asan = system-asan/$(1) $(SYSTEM_LIMIT_S) alone $(PYTHON) tests/system/test_$(1).py --bin $(O)/asan/bin
-plan-system-tsan = system-tsan/$(1) $(SYSTEM_LIMIT_S) alone $(PYTHON) tests/system/test_$(1).py --bin $(O)/tsan/bin
+plan-system = system/$(1) $(SYSTEM_LIMIT_S) beside $(PYTHON) tests/system/test_$(1).py --bin $(O)/release/bin
+plan-system-asan = system-asan/$(1) $(SYSTEM_LIMIT_S) beside $(PYTHON) tests/system/test_$(1).py --bin $(O)/asan/bin
+plan-system-tsan = system-tsan/$(1) $(SYSTEM_LIMIT_S) beside $(PYTHON) tests/system/test_$(1).py --bin $(O)/tsan/bin
+plan-interop = interop/$(1) $(SYSTEM_LIMIT_S) alone $(PYTHON) tests/interop/test_$(1).py --bin $(O)/release/bin
 
 define UNIT_PLAN
 $(call plan-lines,$(UNIT_TESTS),plan-unit-release)
 endef
 define SYSTEM_PLAN
 $(call plan-lines,$(SYSTEM_TESTS),plan-system)
+$(call plan-lines,$(INTEROP_TESTS),plan-interop)
 endef
 define TEST_PLAN
 $(CHECK_PLAN)
@@ -41,7 +46,10 @@ $(call plan-lines,$(TSAN_RUN),plan-unit-tsan)
 $(SYSTEM_PLAN)
 $(call plan-lines,$(filter-out $(SYSTEM_RELEASE_ONLY),$(SYSTEM_TESTS)),plan-system-asan)
 $(call plan-lines,$(filter $(SYSTEM_TSAN),$(SYSTEM_TESTS)),plan-system-tsan)
-$(if $(DEBIAN13_IN_TEST),debian13 1500 alone tests/debian13.sh)
+conformance 1800 alone $(CONFORMANCE)
+conformance-istiod 1500 alone $(CONFORMANCE) --istiod
+conformance-networks 600 alone $(CONFORMANCE) --networks
+$(if $(DEBIAN13_IN_TEST),debian13 1500 beside tests/debian13.sh)
 endef
 
 # Debian 13 is tried in CI, and wherever its root has been made before by `make debian13`.
@@ -50,9 +58,16 @@ DEBIAN13_IN_TEST := $(if $(filter true,$(CI)),1,$(wildcard .cache/trixie/.ready)
 SUBMAKE = $(MAKE) $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
 RUNNER = tests/run --jobs $(TEST_JOBS) --logs $(O)/test-logs --skips tests/skips.allowed $(if $(ONLY),--only '$(ONLY)')
 
+.PHONY: stock
+stock:
+	@tests/interop/envoy.sh .cache/envoy/envoy || echo "stock: no Envoy; tests that need it are skipped"
+	@tests/interop/istio/build.sh .cache/istio/bin
+	@$(PYTHON) tests/cluster/build.py xds-filter
+
 .PHONY: test test-build test-run check unit system tsan-units plan
 test:
 	@$(MAKE) deps
+	@$(if $(filter true,$(CI)),$(MAKE) -k kube stock helm || echo "not all peers were built; tests that need them are skipped",:)
 	@$(MAKE) test-build
 	@$(MAKE) test-run
 test-build:

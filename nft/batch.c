@@ -42,6 +42,7 @@ void nft_batch_begin(struct nft_batch *b, struct nft_ns *ns, uint32_t genid)
 
 	b->len = 0;
 	b->nsteps = 0;
+	b->removes = false;
 	b->first_seq = ++ns->seq;
 	reserve(b, 4 * NFT_STEP_BYTES_MAX);
 	nlh = nftnl_batch_begin(b->buf, b->first_seq);
@@ -61,6 +62,8 @@ struct nlmsghdr *nft_batch_msg(struct nft_batch *b, uint16_t type, uint16_t flag
 		b->cap_steps = b->cap_steps * 2 + 32;
 		b->steps = xrealloc_array(b->steps, b->cap_steps, sizeof(*b->steps));
 	}
+	b->removes |= type == NFT_MSG_DELTABLE || type == NFT_MSG_DELCHAIN ||
+		      type == NFT_MSG_DELRULE || type == NFT_MSG_DELSETELEM;
 	s = &b->steps[b->nsteps++];
 	s->needs = needs;
 	va_start(ap, fmt);
@@ -196,6 +199,7 @@ int nft_batch_commit(struct nft_batch *b, struct nft_ns *ns, struct err *err)
 	nlh = nftnl_batch_end(b->buf + b->len, ns->seq);
 	b->len += MNL_ALIGN(nlh->nlmsg_len);
 	make_room(mnl_socket_get_fd(ns->nf), b->len, b->nsteps);
+	ns->removed |= b->removes;
 	r = send_all(ns, b->buf, b->len, "commit", err);
 	if (r == 0)
 		r = read_acks(ns, b, &v, err);

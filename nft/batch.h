@@ -2,6 +2,7 @@
  * batch.h: requests to nf_tables: one transaction as one packet, and dumps. Private to nft/.
  */
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "lib/base/attr.h"
@@ -23,6 +24,7 @@ struct nft_batch {
 	uint32_t first_seq;
 	struct nft_step *steps; /* [i] has sequence first_seq + 1 + i */
 	size_t nsteps, cap_steps;
+	bool removes; /* something ends with it */
 };
 
 /* @genid: the transaction fails with -ERESTART if the rule set has another generation by then; 0:

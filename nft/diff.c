@@ -16,6 +16,7 @@ struct diff {
 	const struct nft_ruleset *want;
 	const struct nft_found *f;
 	struct strbuf *out;
+	bool all; /* also what is as wanted, and each rule of what is missing */
 	size_t n;
 };
 
@@ -169,6 +170,16 @@ static void say_changed(struct diff *d, const struct pair *p, size_t i, size_t j
 	end_line(d);
 }
 
+static void say_present(struct diff *d, const struct pair *p, size_t i)
+{
+	if (!d->all)
+		return;
+	line(d, "present: %s %s rule %zu: ", p->table, p->chain, i + 1);
+	d->n--; /* not a difference */
+	say_wanted(d, p->want[i]);
+	end_line(d);
+}
+
 static void diff_rules(struct diff *d, size_t t, size_t c, struct pair *p)
 {
 	size_t i = 0, j = 0;
@@ -179,7 +190,7 @@ static void diff_rules(struct diff *d, size_t t, size_t c, struct pair *p)
 		bool want = i < p->nwant, have = j < p->nhave;
 
 		if (want && have && nft_ops_eq(&p->want_ops[i], p->have[j])) {
-			i++;
+			say_present(d, p, i++);
 			j++;
 		} else if (want && have && p->lcs[i + 1][j + 1] == p->lcs[i][j]) {
 			say_changed(d, p, i++, j++);
@@ -202,6 +213,8 @@ static void diff_chains(struct diff *d, size_t t, struct pair *p)
 		if (have == NULL) {
 			line(d, "missing: %s chain %s", tab->name, def->name);
 			end_line(d);
+			if (d->all)
+				diff_rules(d, t, c, p);
 			continue;
 		}
 		if (!chain_eq(def, have)) {
@@ -237,6 +250,8 @@ static void diff_table(struct diff *d, size_t t, struct pair *p)
 	if (!have->there) {
 		line(d, "missing: table %s", name);
 		end_line(d);
+		if (d->all)
+			diff_chains(d, t, p);
 		return;
 	}
 	if (have->flags != 0) {
@@ -251,10 +266,11 @@ static void diff_table(struct diff *d, size_t t, struct pair *p)
 	diff_chains(d, t, p);
 }
 
-size_t nft_diff(const struct nft_ruleset *want, const struct nft_found *f, struct strbuf *out)
+static size_t compare(const struct nft_ruleset *want, const struct nft_found *f, bool all,
+		      struct strbuf *out)
 {
 	_cleanup_free_ struct pair *p = xcalloc(1, sizeof(*p));
-	struct diff d = {.want = want, .f = f, .out = out};
+	struct diff d = {.want = want, .f = f, .all = all, .out = out};
 
 	for (size_t t = 0; t < f->ntables; t++)
 		diff_table(&d, t, p);
@@ -264,4 +280,14 @@ size_t nft_diff(const struct nft_ruleset *want, const struct nft_found *f, struc
 		end_line(&d);
 	}
 	return d.n;
+}
+
+size_t nft_diff(const struct nft_ruleset *want, const struct nft_found *f, struct strbuf *out)
+{
+	return compare(want, f, false, out);
+}
+
+size_t nft_list(const struct nft_ruleset *want, const struct nft_found *f, struct strbuf *out)
+{
+	return compare(want, f, true, out);
 }

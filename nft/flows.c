@@ -48,7 +48,7 @@ struct flow {
 struct flows {
 	struct flow *f;
 	size_t n, cap;
-	size_t mesh_listeners, marked;
+	size_t mesh_listeners, marked, transports; /* marked: with them */
 };
 
 static void flows_fini(struct flows *x)
@@ -102,10 +102,13 @@ static void take_socket(struct flows *x, const struct nlmsghdr *h)
 		.remote.port = ntohs(m->id.idiag_dport),
 	};
 
-	if (m->idiag_state == TCP_LISTEN)
+	if (m->idiag_state == TCP_LISTEN) {
 		x->mesh_listeners += is_mesh_port(f.local.port);
-	else
-		x->marked += has_mesh_mark(h);
+	} else if (has_mesh_mark(h)) {
+		x->marked++;
+		x->transports += f.local.port == MESH_PORT_INBOUND_HBONE ||
+				 f.remote.port == MESH_PORT_INBOUND_HBONE;
+	}
 	if (m->idiag_state > TCP_CLOSING || !(BEGUN & 1u << m->idiag_state) ||
 	    ip_from_bytes(m->id.idiag_src, len, &f.local.ip) < 0 ||
 	    ip_from_bytes(m->id.idiag_dst, len, &f.remote.ip) < 0 || x->n == FLOWS_MAX)
@@ -235,13 +238,15 @@ int nft_flows_count(int netns_fd, size_t *ret, struct err *err)
 	return r;
 }
 
-int nft_flows_carried(int netns_fd, size_t *ret, struct err *err)
+int nft_flows_carried(int netns_fd, size_t *ret_all, size_t *ret_apps, struct err *err)
 {
 	_cleanup_(flows_fini) struct flows x = {0};
 	int r = list(netns_fd, BEGUN | 1u << TCP_SYN_SENT, &x, err);
 
-	if (r == 0)
-		*ret = x.marked;
+	if (r == 0) {
+		*ret_all = x.marked;
+		*ret_apps = x.marked - x.transports;
+	}
 	return r;
 }
 

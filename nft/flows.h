@@ -16,8 +16,10 @@ struct nft_ns;
  * a namespace that is being set up. -EOPNOTSUPP when that cannot be known here (no /proc, no
  * inet_diag). */
 int nft_flows_count(int netns_fd, size_t *ret, struct err *err) _must_check_;
-/* Counts the sockets with the mesh's mark that are neither listeners nor over. */
-int nft_flows_carried(int netns_fd, size_t *ret, struct err *err) _must_check_;
+/* Counts the sockets with the mesh's mark that are neither listeners nor over: @ret_all, and
+ * without those between two ztunnels @ret_apps. */
+int nft_flows_carried(int netns_fd, size_t *ret_all, size_t *ret_apps, struct err *err)
+	_must_check_;
 /* Gives connection tracking an entry without address translation for each established connection.
  * An entry that is there already is kept. A kernel that cannot be told: -EOPNOTSUPP. */
 int nft_flows_keep(int netns_fd, struct nft_ns *ns, struct err *err) _must_check_;

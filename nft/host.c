@@ -122,6 +122,29 @@ int nft_host_apply(int netns_fd, uint32_t kubelet_uid, const struct nft_pod_opts
 	return r;
 }
 
+int nft_host_check(int netns_fd, uint32_t kubelet_uid, const struct nft_pod_opts *o,
+		   enum nft_state *ret, struct strbuf *ret_diff, struct err *err)
+{
+	_cleanup_free_ struct nft_ruleset *rs = xcalloc(1, sizeof(*rs));
+	_cleanup_found_ struct nft_found f = {0};
+	_cleanup_ns_ struct nft_ns ns = {0};
+	size_t sets = 0;
+	int r = nft_ns_open(netns_fd, &ns, err);
+
+	if (r == 0)
+		r = read_host(&ns, NFT_READ_ALL, &f, err);
+	if (r < 0)
+		return r;
+	nft_host_rules(kubelet_uid, o, ns.ipv6, rs);
+	sets = ns.ipv6 ? 2 : 1;
+	if (f.table[0].others == sets)
+		f.table[0].others = 0;
+	*ret = nft_diff(rs, &f, f.table[0].there ? ret_diff : NULL) == 0 ? NFT_PRESENT
+	       : f.table[0].there					 ? NFT_DIFFERENT
+									 : NFT_ABSENT;
+	return 0;
+}
+
 int nft_host_remove(int netns_fd, struct err *err)
 {
 	_cleanup_batch_ struct nft_batch b = {0};

@@ -45,11 +45,18 @@ int nft_pod_apply(int netns_fd, const struct nft_pod_opts *o, struct err *err) _
  * translation, which ends with the tables. For un-enrolment: release, let ztunnel drain, remove.
  * The state is NFT_DIFFERENT until then; an apply captures again. Nothing there is success. */
 int nft_pod_release(int netns_fd, struct err *err) _must_check_;
-/* How many connections the mesh carries in the namespace: TCP sockets with ztunnel's mark that are
- * not listeners. For the wait between release and remove. */
-int nft_pod_carried(int netns_fd, size_t *ret, struct err *err) _must_check_;
+/* What the mesh carries in the namespace: @ret_all counts the TCP sockets with ztunnel's mark that
+ * are not listeners; @ret_apps leaves out those between two ztunnels, which are kept open after the
+ * connections that they carried. For the waits between release and remove. */
+int nft_pod_carried(int netns_fd, size_t *ret_all, size_t *ret_apps, struct err *err) _must_check_;
 /* Removes everything nft_pod_apply() may have added, in reverse order. Nothing there is success. */
 int nft_pod_remove(int netns_fd, struct err *err) _must_check_;
+
+/* Removes what Istio's agent has put there in its iptables mode: its chains with the jumps to them,
+ * of both kinds of iptables and both families; with @sets its address sets, too (the node's).
+ * Rules of others stay, with their counters. *ret_found: how many tables and sets had something.
+ * Looking costs about as much as nft_pod_present(). */
+int nft_foreign_remove(int netns_fd, bool sets, size_t *ret_found, struct err *err) _must_check_;
 
 enum nft_state { NFT_ABSENT, NFT_PRESENT, NFT_DIFFERENT, NFT_STATE_N };
 /* Reads the namespace back and compares with what nft_pod_apply() would put there. For
@@ -58,6 +65,11 @@ enum nft_state { NFT_ABSENT, NFT_PRESENT, NFT_DIFFERENT, NFT_STATE_N };
  * "missing: istio-ambient-nat istio-output rule 4: tcp mark 0x111/0xfff accept". */
 int nft_pod_check(int netns_fd, const struct nft_pod_opts *o, enum nft_state *ret,
 		  struct strbuf *ret_diff, struct err *err) _must_check_;
+/* Everything that is wanted or found, one line each: "present: ...", "missing: ...", "changed: ...
+ * wanted: ...; found: ...", "unexpected: ...", rules and then routes. @o NULL: nothing is wanted.
+ */
+int nft_pod_list(int netns_fd, const struct nft_pod_opts *o, struct strbuf *out, struct err *err)
+	_must_check_;
 /* True in *ret if the namespace has any of our tables (discovery after a restart). */
 int nft_pod_present(int netns_fd, bool *ret, struct err *err) _must_check_;
 /* Human list of the wanted rules, one per line (documentation, `ambientctl rules`, tests). Pure. */
@@ -67,6 +79,9 @@ void nft_pod_print(const struct nft_pod_opts *o, bool ipv6, struct strbuf *out);
  * the probe sets and the SNAT rule for @kubelet_uid. Sets are created empty or kept. */
 int nft_host_apply(int netns_fd, uint32_t kubelet_uid, const struct nft_pod_opts *o,
 		   struct err *err) _must_check_;
+/* Reads the table back and compares; the elements of the sets are not looked at. */
+int nft_host_check(int netns_fd, uint32_t kubelet_uid, const struct nft_pod_opts *o,
+		   enum nft_state *ret, struct strbuf *ret_diff, struct err *err) _must_check_;
 int nft_host_remove(int netns_fd, struct err *err) _must_check_;
 /* Adds one address with the pod UID as comment; an entry with another UID is replaced. */
 int nft_host_probe_add(int netns_fd, const struct ip_addr *ip, struct str uid, struct err *err)
@@ -79,3 +94,20 @@ int nft_host_probe_del(int netns_fd, const struct ip_addr *ip, struct str uid, b
 int nft_host_probe_prune(int netns_fd,
 			 bool (*keep)(void *ctx, const struct ip_addr *ip, struct str uid),
 			 void *ctx, struct err *err) _must_check_;
+
+/* Branch interfaces of AWS, in the namespace @netns_fd of the node (branch.h). */
+struct nft_branch {		  /* the two rules of one address; table 0: it needs none */
+	uint32_t table, priority; /* of the VPC CNI's table; of the rule for its interface */
+	char iif[NFT_IFNAME_MAX];
+};
+/* Whether this node needs such rules at all: net.ipv4.tcp_early_demux is off. */
+bool nft_branch_needed(int netns_fd);
+/* Looks whether @ip is on one, changing nothing. */
+int nft_branch_find(int netns_fd, const struct ip_addr *ip, struct nft_branch *ret, struct err *err)
+	_must_check_;
+/* The same, and adds both rules or, on failure, none; what is there already is fine. */
+int nft_branch_add(int netns_fd, const struct ip_addr *ip, struct nft_branch *ret, struct err *err)
+	_must_check_;
+/* Takes them away again. Nothing there is success. */
+int nft_branch_del(int netns_fd, const struct ip_addr *ip, const struct nft_branch *b,
+		   struct err *err) _must_check_;

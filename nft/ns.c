@@ -11,6 +11,8 @@
 #include <sys/time.h>
 
 #include "lib/base/err.h"
+#include "lib/os/closer.h"
+#include "lib/os/fd.h"
 #include "lib/os/netns.h"
 #include "nft/route.h"
 
@@ -75,8 +77,14 @@ fail:
 
 void nft_ns_fini(struct nft_ns *ns)
 {
-	if (ns->nf != NULL)
+	if (ns->nf != NULL) {
+		/* the last descriptor of a socket is the one whose closing waits */
+		int last = ns->removed ? fd_dup(mnl_socket_get_fd(ns->nf)) : -1;
+
 		(void)mnl_socket_close(ns->nf);
+		if (last >= 0)
+			closer_close(last);
+	}
 	if (ns->rt != NULL)
 		nl_socket_free(ns->rt);
 	*ns = (struct nft_ns){0};

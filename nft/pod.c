@@ -197,23 +197,26 @@ int nft_pod_release(int netns_fd, struct err *err)
 	return r;
 }
 
-int nft_pod_carried(int netns_fd, size_t *ret, struct err *err)
+int nft_pod_carried(int netns_fd, size_t *ret_all, size_t *ret_apps, struct err *err)
 {
-	return nft_flows_carried(netns_fd, ret, err);
+	return nft_flows_carried(netns_fd, ret_all, ret_apps, err);
 }
 
-/* Counts how much of ours is there at all, and the differences into @out. */
-static size_t diff_routes(const struct nft_ns *ns, const struct nft_routes *have, size_t *present,
-			  struct strbuf *out)
+/* Counts how much of ours is there at all, and the differences into @out; with @all also what is
+ * as wanted. */
+static size_t diff_routes(const struct nft_routes want, const struct nft_routes *have, bool all,
+			  size_t *present, struct strbuf *out)
 {
-	const struct nft_routes want = nft_routes_wanted(ns);
 	size_t n = 0;
 
 	for (int f = 0; f < 2; f++)
 		for (enum nft_route_kind k = 0; k < NFT_ROUTE_KIND_N; k++) {
 			*present += have->there[f][k];
-			if (have->there[f][k] == want.there[f][k])
+			if (have->there[f][k] == want.there[f][k]) {
+				if (all && have->there[f][k])
+					strbuf_printf(out, "present: %s\n", nft_route_text[f][k]);
 				continue;
+			}
 			n++;
 			if (out != NULL)
 				strbuf_printf(out, "%s: %s\n",
@@ -243,12 +246,37 @@ int nft_pod_check(int netns_fd, const struct nft_pod_opts *o, enum nft_state *re
 		return r;
 	nft_pod_rules(o, ns.ipv6, rs);
 	ndiff = nft_diff(rs, &f, &diff);
-	ndiff += diff_routes(&ns, &routes, &present, &diff);
+	ndiff += diff_routes(nft_routes_wanted(&ns), &routes, false, &present, &diff);
 	for (size_t t = 0; t < f.ntables; t++)
 		present += f.table[t].there;
 	*ret = ndiff == 0 ? NFT_PRESENT : present == 0 ? NFT_ABSENT : NFT_DIFFERENT;
 	if (*ret == NFT_DIFFERENT && ret_diff != NULL)
 		strbuf_add(ret_diff, diff.p, diff.n);
+	return 0;
+}
+
+int nft_pod_list(int netns_fd, const struct nft_pod_opts *o, struct strbuf *out, struct err *err)
+{
+	_cleanup_free_ struct nft_ruleset *rs = xcalloc(1, sizeof(*rs));
+	_cleanup_found_ struct nft_found f = {0};
+	_cleanup_ns_ struct nft_ns ns = {0};
+	struct nft_routes routes, want = {0};
+	size_t present = 0;
+	int r;
+
+	r = nft_ns_open(netns_fd, &ns, err);
+	if (r == 0)
+		r = read_pod(&ns, NFT_READ_ALL, &f, err);
+	if (r == 0)
+		r = nft_routes_read(&ns, &routes, err);
+	if (r < 0)
+		return r;
+	if (o != NULL) {
+		nft_pod_rules(o, ns.ipv6, rs);
+		want = nft_routes_wanted(&ns);
+	}
+	(void)nft_list(rs, &f, out);
+	(void)diff_routes(want, &routes, true, &present, out);
 	return 0;
 }
 

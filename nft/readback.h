@@ -63,3 +63,6 @@ bool nft_shape_eq(const struct nft_found *f, size_t table);
 bool nft_chain_wanted(const struct nft_found *f, const struct nft_found_chain *c);
 /* Pure. One line per difference between @want and @f into @out (NULL: only counted). */
 size_t nft_diff(const struct nft_ruleset *want, const struct nft_found *f, struct strbuf *out);
+/* Pure. The same with a line for everything: "present: ...", and each rule of a chain or table that
+ * is missing. @out must not be NULL. */
+size_t nft_list(const struct nft_ruleset *want, const struct nft_found *f, struct strbuf *out);

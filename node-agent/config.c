@@ -11,6 +11,7 @@
 #include "lib/base/err.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
+#include "node-agent/config_stock.h"
 #include "node-agent/enrol/eligibility.h"
 
 const char config_usage[] =
@@ -36,12 +37,27 @@ const char config_usage[] =
 	"                            kube-system]\n"
 	"  --system-namespace NS     where pods labelled app=ztunnel are ztunnel itself\n"
 	"                            [SYSTEM_NAMESPACE, default istio-system]\n"
+	"  --enablement-selector Y   YAML list of {podSelector, namespaceSelector} pairs that put "
+	"a\n"
+	"                            pod into the mesh [AMBIENT_ENABLEMENT_SELECTOR, default: the\n"
+	"                            label istio.io/dataplane-mode of pod and namespace]\n"
 	"  --dns-capture BOOL        capture the pods' DNS [AMBIENT_DNS_CAPTURE, default false]\n"
 	"  --host-probes auto|off    exempt the kubelet's probes [AMBIENT_HOST_PROBES, auto]\n"
 	"  --host-probe-snat-ip IP   source that probes get [HOST_PROBE_SNAT_IP, 169.254.7.127]\n"
 	"  --host-probe-snat-ipv6 IP [HOST_PROBE_SNAT_IPV6]\n"
 	"  --ztunnel-grace DURATION  how long pods are taken after ztunnel went away, their\n"
 	"                            connections waiting [AMBIENT_ZTUNNEL_GRACE, default 30s]\n"
+	"  --release-limit DURATION  how long connections through the mesh may go on after their\n"
+	"                            pod left it [AMBIENT_RELEASE_LIMIT, default 30s]\n"
+	"  --state-dir DIR           where the last good picture of the Kubernetes API is kept, "
+	"for a\n"
+	"                            start while the API is away; '' keeps none\n"
+	"                            [AMBIENT_STATE_DIR, default /var/lib/ambient-agent; in a pod\n"
+	"                            state in --cni-agent-run-dir]\n"
+	"  --health-port PORT        serves /healthz and /readyz on every address; 0: does not\n"
+	"                            [AMBIENT_HEALTH_PORT, default 8000 in a pod, else 0]\n"
+	"  --monitoring-port PORT    serves /metrics on every address; 0: does not\n"
+	"                            [MONITORING_PORT, default 15014 in a pod, else 0]\n"
 	"  --install-cni MODE        off, chained (the plugin's entry goes into the network's own\n"
 	"                            file) or owned (into a file that comes before it)\n"
 	"                            [AMBIENT_INSTALL_CNI, default off]\n"
@@ -54,14 +70,26 @@ const char config_usage[] =
 	"  --cni-owned-conf-name N   the file of owned [ISTIO_OWNED_CNI_CONFIG_FILENAME, default\n"
 	"                            05-ambient.conflist, or 00- if another comes before it]\n"
 	"  --replace-istio-cni       take the place of Istio's plugin [AMBIENT_REPLACE_ISTIO_CNI]\n"
+	"  --host-root DIR           where the node's /proc and /var/run/netns are mounted, of a "
+	"pod "
+	"that\n"
+	"                            does not share the node's namespaces [AMBIENT_HOST_ROOT, "
+	"default:\n"
+	"                            they are ours]\n"
 	"  --pod-namespace NS        of the agent's own pod, which the plugin lets pass\n"
 	"                            [POD_NAMESPACE, default: the agent is no pod]\n"
 	"  --uninstall               take plugin and configuration off the node, and end\n"
 	"  --release-pods            with --uninstall: take the rules out of the pods, too\n"
+	"  --stay                    with --uninstall: when it is done, wait for SIGTERM instead "
+	"of\n"
+	"                            ending\n"
 	"  --log FILTER              level or scope=level list [AMBIENT_LOG, default info]\n"
 	"  --help, --version\n"
 	"\n"
-	"A flag wins over its environment variable. See ambient-agent(8).\n";
+	"A flag wins over its environment variable. Started as install-cni it takes flags, "
+	"variables "
+	"and\n"
+	"mounts of Istio's chart. See ambient-agent(8).\n";
 
 const char *const config_install_name[INSTALL_MODE_N] = {
 	[INSTALL_OFF] = "off",
@@ -90,6 +118,16 @@ static int set_path(struct config *c, char **at, const char *value, struct err *
 	if (value[0] != '/')
 		return err_set(err, EINVAL, "expected an absolute path");
 	return set_text(c, at, value, err);
+}
+
+/* "" or an absolute path; slashes at its end go. */
+static int set_host_root(struct config *c, char **at, const char *value, struct err *err)
+{
+	int r = value[0] == '\0' ? set_text(c, at, value, err) : set_path(c, at, value, err);
+
+	for (size_t n = r == 0 ? strlen(*at) : 0; n != 0 && (*at)[n - 1] == '/'; n--)
+		(*at)[n - 1] = '\0';
+	return r;
 }
 
 static int set_manifests(struct config *c, char **at, const char *value, struct err *err)
@@ -140,6 +178,43 @@ static int set_excluded(struct config *c, char **at, const char *value, struct e
 	return 0;
 }
 
+static int set_selectors(struct config *c, char **at, const char *value, struct err *err)
+{
+	(void)at;
+	selectors_fini(&c->selectors);
+	c->has_selectors = true;
+	return selectors_parse(str_of(value), &c->selectors, err);
+}
+
+/* An absolute path, or nothing. */
+static int set_state_dir(struct config *c, char **at, const char *value, struct err *err)
+{
+	c->state_dir_asked = true;
+	return value[0] == '\0' ? set_text(c, at, value, err) : set_path(c, at, value, err);
+}
+
+static int parse_port(const char *value, uint16_t *ret, struct err *err)
+{
+	if (parse_u16(str_of(value), 0, UINT16_MAX, ret) < 0)
+		return err_set(err, EINVAL, "expected a port, 0 to 65535");
+	return 0;
+}
+
+static int set_health_port(struct config *c, char **at, const char *value, struct err *err)
+{
+	(void)at;
+	c->health_port_asked = true;
+	return parse_port(value, &c->health_port, err);
+}
+
+/* Stock takes every number up to 0 for "none" (cni-spec 3.1). */
+static int set_monitoring_port(struct config *c, char **at, const char *value, struct err *err)
+{
+	(void)at;
+	c->monitoring_port_asked = true;
+	return parse_port(strcmp(value, "-1") == 0 ? "0" : value, &c->monitoring_port, err);
+}
+
 static int set_dns(struct config *c, char **at, const char *value, struct err *err)
 {
 	(void)at;
@@ -179,6 +254,15 @@ static int set_probe_ip6(struct config *c, char **at, const char *value, struct 
 	return 0;
 }
 
+static int set_release_limit(struct config *c, char **at, const char *value, struct err *err)
+{
+	(void)at;
+	if (parse_duration_ms(str_of(value), &c->release_limit_ms) < 0 ||
+	    c->release_limit_ms > 3600000)
+		return err_set(err, EINVAL, "expected a duration of at most 1h, as in 30s");
+	return 0;
+}
+
 static int set_grace(struct config *c, char **at, const char *value, struct err *err)
 {
 	uint64_t ms;
@@ -195,6 +279,7 @@ static int set_install(struct config *c, char **at, const char *value, struct er
 	(void)at;
 	for (enum install_mode m = 0; m < INSTALL_MODE_N; m++)
 		if (strcmp(value, config_install_name[m]) == 0) {
+			c->install_asked = true;
 			c->install_cni = m;
 			return 0;
 		}
@@ -235,6 +320,14 @@ static int set_release(struct config *c, char **at, const char *value, struct er
 	return 0;
 }
 
+static int set_stay(struct config *c, char **at, const char *value, struct err *err)
+{
+	(void)at;
+	if (eligibility_parse_bool(str_of(value), &c->stay) < 0)
+		return err_set(err, EINVAL, "expected true or false");
+	return 0;
+}
+
 static int set_log(struct config *c, char **at, const char *value, struct err *err)
 {
 	if (log_set_filter(value) < 0)
@@ -254,11 +347,16 @@ static const struct setting settings[] = {
 	{"exclude-namespaces", "EXCLUDE_NAMESPACES", set_excluded, 0},
 	{"system-namespace", "SYSTEM_NAMESPACE", set_text,
 	 offsetof(struct config, system_namespace)},
+	{"enablement-selector", "AMBIENT_ENABLEMENT_SELECTOR", set_selectors, 0},
+	{"state-dir", "AMBIENT_STATE_DIR", set_state_dir, offsetof(struct config, state_dir)},
+	{"health-port", "AMBIENT_HEALTH_PORT", set_health_port, 0},
+	{"monitoring-port", "MONITORING_PORT", set_monitoring_port, 0},
 	{"dns-capture", "AMBIENT_DNS_CAPTURE", set_dns, 0},
 	{"host-probes", "AMBIENT_HOST_PROBES", set_probes, 0},
 	{"host-probe-snat-ip", "HOST_PROBE_SNAT_IP", set_probe_ip, 0},
 	{"host-probe-snat-ipv6", "HOST_PROBE_SNAT_IPV6", set_probe_ip6, 0},
 	{"ztunnel-grace", "AMBIENT_ZTUNNEL_GRACE", set_grace, 0},
+	{"release-limit", "AMBIENT_RELEASE_LIMIT", set_release_limit, 0},
 	{"install-cni", "AMBIENT_INSTALL_CNI", set_install, 0},
 	{"cni-plugin", "AMBIENT_CNI_PLUGIN", set_path, offsetof(struct config, cni_plugin)},
 	{"cni-bin-dir", "AMBIENT_CNI_BIN_DIR", set_path, offsetof(struct config, cni_bin_dir)},
@@ -267,14 +365,17 @@ static const struct setting settings[] = {
 	{"cni-owned-conf-name", "ISTIO_OWNED_CNI_CONFIG_FILENAME", set_owned_name,
 	 offsetof(struct config, cni_owned_conf_name)},
 	{"replace-istio-cni", "AMBIENT_REPLACE_ISTIO_CNI", set_replace, 0},
+	{"host-root", "AMBIENT_HOST_ROOT", set_host_root, offsetof(struct config, host_root)},
 	{"pod-namespace", "POD_NAMESPACE", set_text, offsetof(struct config, pod_namespace)},
 	{"release-pods", NULL, set_release, 0},
+	{"stay", NULL, set_stay, 0},
 	{"log", "AMBIENT_LOG", set_log, offsetof(struct config, log_filter)},
 };
 
 static bool is_switch(const struct setting *s)
 {
-	return s->set == set_replace || s->set == set_release; /* the flag alone means true */
+	/* the flag alone means true */
+	return s->set == set_replace || s->set == set_release || s->set == set_stay;
 }
 
 static const char *env_of(const struct setting *s)
@@ -336,9 +437,29 @@ static void read_service_env(struct config *c)
 	c->api_port = xstrdup(port != NULL && port[0] != '\0' ? port : "443");
 }
 
+/* A probe and a scrape need ports in a pod; on a node nobody asked for an open one. Of a pod's
+ * directories the run directory is the node's: it outlives the pod. */
+static void choose_for_a_pod(struct config *c)
+{
+	if (c->api_host == NULL)
+		return;
+	if (!c->health_port_asked)
+		c->health_port = 8000;
+	if (!c->monitoring_port_asked)
+		c->monitoring_port = 15014;
+	if (!c->state_dir_asked) {
+		free(c->state_dir);
+		c->state_dir = xasprintf("%s/state", c->run_dir);
+	}
+}
+
 static void set_defaults(struct config *c)
 {
-	*c = (struct config){.host_probes = true, .ztunnel_grace_ms = 30000};
+	*c = (struct config){.host_probes = true,
+			     .branch_probes = true,
+			     .ztunnel_grace_ms = 30000,
+			     .release_limit_ms = 30000};
+	c->state_dir = xstrdup("/var/lib/ambient-agent");
 	c->run_dir = xstrdup("/var/run/istio-cni");
 	c->ztunnel_sock = xstrdup("/var/run/ztunnel/ztunnel.sock");
 	c->manifests_dir = xstrdup("/etc/ambient/manifests");
@@ -351,7 +472,37 @@ static void set_defaults(struct config *c)
 	c->cni_owned_conf_name = xstrdup("");
 	c->cni_plugin = xstrdup("");
 	c->pod_namespace = xstrdup("");
+	c->host_root = xstrdup("");
 	(void)set_excluded(c, NULL, "kube-system", NULL); /* cannot fail */
+}
+
+/* What Istio's chart mounts and expects (cni-spec 3.1, 7.1). Its namespaces to leave out are always
+ * in the ConfigMap; without any, none is. */
+static void set_defaults_of_install_cni(struct config *c)
+{
+	static const struct {
+		size_t offset;
+		const char *value;
+	} is[] = {
+		{offsetof(struct config, host_root), "/host"},
+		{offsetof(struct config, cni_conf_dir), "/host/etc/cni/net.d"},
+		{offsetof(struct config, cni_bin_dir), "/host/opt/cni/bin"},
+		{offsetof(struct config, cni_plugin), "/opt/cni/bin/ambient-cni"},
+		{offsetof(struct config, cni_owned_conf_name), "02-istio-cni.conflist"},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(is); i++) {
+		char **at = (char **)(void *)((char *)c + is[i].offset);
+
+		free(*at);
+		*at = xstrdup(is[i].value);
+	}
+	c->as_install_cni = true;
+	c->replace_istio_cni = true;
+	c->install_cni = INSTALL_CHAINED;
+	c->health_port = 8000;
+	c->monitoring_port = 15014;
+	(void)set_excluded(c, NULL, "", NULL); /* cannot fail */
 }
 
 static int read_flags(struct config *c, int argc, char **argv, enum config_action *action,
@@ -394,6 +545,8 @@ static int read_flags(struct config *c, int argc, char **argv, enum config_actio
 	}
 	if (c->release_pods && *action != CONFIG_UNINSTALL)
 		return err_set(err, EINVAL, "--release-pods is a part of --uninstall");
+	if (c->stay && *action != CONFIG_UNINSTALL)
+		return err_set(err, EINVAL, "--stay is a part of --uninstall");
 	if (optind < argc)
 		return err_set(err, EINVAL, "unexpected argument %s (see --help)",
 			       str_shown(str_of(argv[optind])));
@@ -407,6 +560,12 @@ int config_read(struct config *c, int argc, char **argv, enum config_action *ret
 	int r;
 
 	set_defaults(c);
+	if (config_stock_is_install_cni(argc, argv)) {
+		set_defaults_of_install_cni(c);
+		r = config_stock_args(c, &argc, argv, err);
+		if (r < 0)
+			return r;
+	}
 	read_service_env(c);
 	for (size_t i = 0; i < ARRAY_LEN(settings); i++) {
 		const char *v = env_of(&settings[i]);
@@ -419,15 +578,20 @@ int config_read(struct config *c, int argc, char **argv, enum config_action *ret
 	}
 	r = read_flags(c, argc, argv, &action, err);
 	if (r == 0 && action == CONFIG_RUN)
+		r = config_stock_read(c, err);
+	if (r == 0 && action == CONFIG_RUN)
 		r = choose_source(c, err);
 	if (r < 0)
 		return r;
+	choose_for_a_pod(c);
 	*ret_action = action;
 	return 0;
 }
 
 void config_fini(struct config *c)
 {
+	selectors_fini(&c->selectors);
+	free(c->state_dir);
 	free(c->run_dir);
 	free(c->ztunnel_sock);
 	free(c->manifests_dir);
@@ -441,6 +605,7 @@ void config_fini(struct config *c)
 	free(c->cni_owned_conf_name);
 	free(c->cni_plugin);
 	free(c->pod_namespace);
+	free(c->host_root);
 	free(c->kubeconfig);
 	free(c->api_host);
 	free(c->api_port);

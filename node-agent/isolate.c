@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <sched.h>
 #include <seccomp.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <sys/prctl.h>
 
@@ -25,11 +24,12 @@ static const struct {
 	{CAP_NET_RAW, "CAP_NET_RAW", NULL},
 	{CAP_SYS_PTRACE, "CAP_SYS_PTRACE", NULL},
 	{CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH", NULL},
+	{CAP_DAC_OVERRIDE, "CAP_DAC_OVERRIDE", NULL},
 };
 
-int isolate_privileges(struct err *err)
+int isolate_privileges(bool writes_for_others, struct err *err)
 {
-	bool have[ARRAY_LEN(kept)];
+	bool have[ARRAY_LEN(kept)], bounding;
 
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return err_errno(err, errno, "set no_new_privs");
@@ -41,18 +41,21 @@ int isolate_privileges(struct err *err)
 		return err_set(err, EPERM, "cannot read the process' capabilities");
 	for (size_t i = 0; i < ARRAY_LEN(kept); i++) {
 		have[i] = capng_have_capability(CAPNG_PERMITTED, kept[i].cap) != 0;
+		if (kept[i].cap == CAP_DAC_OVERRIDE && !writes_for_others)
+			have[i] = false;
 		if (!have[i] && kept[i].why != NULL)
 			return err_set(err, EPERM, "%s is missing (for %s): run as root",
 				       kept[i].name, kept[i].why);
 	}
+	bounding = capng_have_capability(CAPNG_EFFECTIVE, CAP_SETPCAP) != 0;
 	capng_clear(CAPNG_SELECT_BOTH);
 	for (size_t i = 0; i < ARRAY_LEN(kept); i++)
 		if (have[i])
 			(void)capng_update(CAPNG_ADD,
 					   CAPNG_EFFECTIVE | CAPNG_PERMITTED | CAPNG_BOUNDING_SET,
 					   kept[i].cap);
-	/* the bounding set needs CAP_SETPCAP, which a service may not have been given */
-	if (capng_apply(CAPNG_SELECT_BOTH) < 0 && capng_apply(CAPNG_SELECT_CAPS) < 0)
+	/* a service that was not given CAP_SETPCAP has its bounding set from the manager */
+	if (capng_apply(bounding ? CAPNG_SELECT_BOTH : CAPNG_SELECT_CAPS) < 0)
 		return err_set(err, EPERM, "cannot drop capabilities");
 	return 0;
 }

@@ -3,9 +3,12 @@
  *
  * Order: settings -> privileges dropped -> sockets (given by the service manager or made) -> pods
  * read -> what the last life left -> system call filter -> READY -> loop. Stopping is not
- * uninstalling: pods stay enrolled, their sockets stay in the service manager's store.
+ * uninstalling: pods stay enrolled, their sockets stay in the service manager's store. Only as
+ * install-cni, Istio's chart having no other way to say so, an agent whose DaemonSet is gone takes
+ * the plugin along (source/kube_self.h).
  */
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,33 +16,40 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "lib/base/err.h"
 #include "lib/base/log.h"
+#include "lib/base/log_sink.h"
 #include "lib/base/mem.h"
+#include "lib/event/log_pump.h"
 #include "lib/event/loop.h"
 #include "lib/os/fd.h"
+#include "lib/os/notify.h"
 #include "lib/os/sock.h"
 #include "lib/os/trim.h"
 #include "node-agent/config.h"
 #include "node-agent/enrol/custody.h"
 #include "node-agent/enrol/enrol.h"
+#include "node-agent/enrol/vault.h"
 #include "node-agent/host/install.h"
 #include "node-agent/host/uninstall.h"
 #include "node-agent/isolate.h"
 #include "node-agent/serve/events.h"
+#include "node-agent/serve/health.h"
+#include "node-agent/serve/status.h"
 #include "node-agent/serve/zds.h"
 #include "node-agent/source/kube.h"
+#include "node-agent/source/kube_clear.h"
 #include "node-agent/source/manifests.h"
 #include "node-agent/source/pods.h"
 #include "node-agent/source/source.h"
+#include "node-agent/view.h"
 
 #define SYNC_POLL_MS  250
-#define TRIM_EVERY_MS 30000
 #define STATUS_MS     2000
 #define FDS_WANTED    65536
+#define CLEAR_MS      10000
 #define EXIT_BAD_ARGS 2
 
 struct agent {
@@ -53,10 +63,15 @@ struct agent {
 	struct zds_server *zds;
 	struct events *events;
 	struct install *install;
+	struct health *health;
 	int event_fd, log_fd, zds_fd; /* listening, until a server takes them */
 	struct watch signals;
-	struct timer sync, status, watchdog, trim;
+	struct timer sync, status, watchdog;
+	struct trim_pace trim;
 	uint64_t watchdog_ms;
+	bool lost;	       /* the node's directories are not seen any more */
+	bool stopping, leaves; /* leaves: the plugin goes with us */
+	struct log_pump log_pump;
 	char status_text[160];
 };
 
@@ -102,7 +117,8 @@ static void on_mesh_changed(void *ctx, const char *ns, const char *name)
 
 static int open_manifests(struct agent *a, struct err *err)
 {
-	a->manifests = manifests_new(a->loop, a->cfg.manifests_dir, a->pods, err);
+	a->manifests =
+		manifests_new(a->loop, a->cfg.manifests_dir, &a->cfg.selectors.keys, a->pods, err);
 	if (a->manifests == NULL)
 		return -1;
 	a->src = (struct source){.kind = "manifests",
@@ -113,12 +129,19 @@ static int open_manifests(struct agent *a, struct err *err)
 	return 0;
 }
 
+static struct kube_config kube_settings(const struct config *c)
+{
+	return (struct kube_config){.kubeconfig = c->kubeconfig,
+				    .host = c->api_host,
+				    .port = c->api_port,
+				    .node = c->node_name,
+				    .keep = &c->selectors.keys,
+				    .state_dir = c->state_dir};
+}
+
 static int open_kubernetes(struct agent *a, struct err *err)
 {
-	struct kube_config cfg = {.kubeconfig = a->cfg.kubeconfig,
-				  .host = a->cfg.api_host,
-				  .port = a->cfg.api_port,
-				  .node = a->cfg.node_name};
+	struct kube_config cfg = kube_settings(&a->cfg);
 
 	a->kube = kube_new(a->loop, &cfg, a->pods, err);
 	if (a->kube == NULL)
@@ -128,7 +151,9 @@ static int open_kubernetes(struct agent *a, struct err *err)
 				 .impl = a->kube,
 				 .synced = kube_synced,
 				 .error = kube_error,
-				 .stale = kube_stale};
+				 .stale = kube_stale,
+				 .former = kube_former,
+				 .print = kube_print};
 	return 0;
 }
 
@@ -141,26 +166,35 @@ static int open_source(struct agent *a, struct err *err)
 /* Puts what the service manager passed to us where it belongs; the rest is closed. */
 static void take_given_fds(struct agent *a)
 {
-	char **names = NULL;
-	int n = sd_listen_fds_with_names(1, &names);
+	struct notify_given g;
+	struct str name;
+	int fd;
 
-	for (int i = 0; i < n; i++) {
-		int fd = SD_LISTEN_FDS_START + i;
-		const char *name = names[i];
-
-		if (strcmp(name, "pluginevent") == 0 && a->event_fd < 0)
-			a->event_fd = fd;
-		else if (strcmp(name, "log") == 0 && a->log_fd < 0)
-			a->log_fd = fd;
-		else if (strcmp(name, "zds") == 0 && a->zds_fd < 0)
-			a->zds_fd = fd;
-		else if (!custody_stored_take(name, fd))
-			(void)xclose(fd);
-		free(names[i]);
+	if (notify_given(&g) < 0) {
+		log_warn("main", "LISTEN_FDS and LISTEN_FDNAMES do not fit together: ignored");
+		g = (struct notify_given){0};
 	}
-	free(names);
+	while (notify_given_next(&g, &fd, &name)) {
+		if (str_eqc(name, "pluginevent") && a->event_fd < 0)
+			a->event_fd = fd;
+		else if (str_eqc(name, "log") && a->log_fd < 0)
+			a->log_fd = fd;
+		else if (str_eqc(name, "zds") && a->zds_fd < 0)
+			a->zds_fd = fd;
+		else if (!custody_stored_take(name, fd) && !vault_stored_take(name, fd))
+			(void)xclose(fd);
+	}
 	/* anything above is a leak of whoever started us */
-	(void)close_range((unsigned int)(SD_LISTEN_FDS_START + (n > 0 ? n : 0)), ~0u, 0);
+	(void)close_range((unsigned int)(NOTIFY_GIVEN_FIRST + g.n), ~0u, 0);
+}
+
+static void tell_manager(const char *state)
+{
+	int r = notify_send(state);
+
+	if (r < 0)
+		log_limited(LOG_LV_WARN, "main", "the service manager does not hear us: error %d",
+			    -r);
 }
 
 static int listen_unless_given(int *fd, const char *path, int type, struct err *err)
@@ -188,6 +222,34 @@ static int open_sockets(struct agent *a, struct err *err)
 	return listen_unless_given(&a->zds_fd, a->cfg.ztunnel_sock, SOCK_SEQPACKET, err);
 }
 
+static void on_self(void *ctx, bool leaves, const char *why)
+{
+	struct agent *a = ctx;
+
+	a->leaves = leaves;
+	log_info("main", "stopping: %s; the plugin %s", why,
+		 leaves ? "is taken off the node" : "stays, and waits for the next agent");
+	loop_stop(a->loop);
+}
+
+/* A second signal does not wait for an answer. */
+static void begin_stop(struct agent *a)
+{
+	bool first = !a->stopping;
+
+	a->stopping = true;
+	if (a->cfg.leave_always) {
+		on_self(a, true, "AMBIENT_DISABLE_SAFE_UPGRADE is set");
+		return;
+	}
+	if (a->cfg.as_install_cni && a->kube != NULL && first) {
+		kube_ask_self(a->kube, a->cfg.pod_namespace, on_self, a);
+		return;
+	}
+	log_info("main", "stopping; enrolled pods stay enrolled");
+	loop_stop(a->loop);
+}
+
 static void on_signal(struct watch *w, uint32_t events)
 {
 	struct agent *a = container_of(w, struct agent, signals);
@@ -195,10 +257,8 @@ static void on_signal(struct watch *w, uint32_t events)
 
 	(void)events;
 	while (read(w->fd, &si, sizeof(si)) == (ssize_t)sizeof(si))
-		if (si.ssi_signo == SIGTERM || si.ssi_signo == SIGINT) {
-			log_info("main", "stopping; enrolled pods stay enrolled");
-			loop_stop(a->loop);
-		}
+		if (si.ssi_signo == SIGTERM || si.ssi_signo == SIGINT)
+			begin_stop(a);
 }
 
 static int watch_signals(struct agent *a, struct err *err)
@@ -224,6 +284,15 @@ static int watch_signals(struct agent *a, struct err *err)
 	return 0;
 }
 
+/* Memory goes back when nothing happens: what start-up or many pods needed is not needed again. */
+static void give_back(struct agent *a)
+{
+	if (!trim_due(&a->trim, loop_events(a->loop), loop_now_ms(a->loop)))
+		return;
+	(void)malloc_trim(0);
+	(void)trim_text();
+}
+
 static void on_status(struct timer *t)
 {
 	struct agent *a = container_of(t, struct agent, status);
@@ -231,30 +300,26 @@ static void on_status(struct timer *t)
 	size_t enrolled, all = enrol_count(a->enrol, &enrolled);
 
 	loop_timer_set(a->loop, t, STATUS_MS, on_status);
+	give_back(a);
+	if (install_lost(a->install) && !a->lost) {
+		log_error("main", "ending, to be started with the directories that are there then");
+		a->lost = true;
+		loop_stop(a->loop);
+	}
 	(void)snprintf(text, sizeof(text), "STATUS=%zu of %zu pods in the mesh%s%.80s", enrolled,
-		       all, enrol_ready(a->enrol, reason) ? "" : "; ", reason);
+		       all, status_ready(events_from(a->events), reason) ? "" : "; ", reason);
 	if (strcmp(text, a->status_text) == 0)
 		return;
 	memcpy(a->status_text, text, sizeof(text));
-	(void)sd_notify(0, text);
+	tell_manager(text);
 }
 
 static void on_watchdog(struct timer *t)
 {
 	struct agent *a = container_of(t, struct agent, watchdog);
 
-	(void)sd_notify(0, "WATCHDOG=1");
+	tell_manager("WATCHDOG=1");
 	loop_timer_set(a->loop, t, a->watchdog_ms, on_watchdog);
-}
-
-static void on_trim(struct timer *t)
-{
-	struct agent *a = container_of(t, struct agent, trim);
-
-	/* what was not used since the last time stays out; what is hot comes back in a few faults
-	 */
-	(void)trim_text();
-	loop_timer_set(a->loop, t, TRIM_EVERY_MS, on_trim);
 }
 
 static void on_sync(struct timer *t)
@@ -281,13 +346,12 @@ static void raise_fd_limit(void)
 
 static int start(struct agent *a, struct err *err)
 {
-	uint64_t usec = 0;
-
 	raise_fd_limit();
 
-	if (isolate_privileges(err) < 0 || open_sockets(a, err) < 0)
+	if (isolate_privileges(a->cfg.host_root[0] != '\0', err) < 0 || open_sockets(a, err) < 0)
 		return -1;
 	a->loop = loop_new();
+	log_pump_start(&a->log_pump, a->loop);
 	if (watch_signals(a, err) < 0)
 		return -1;
 	a->pods = pods_new(on_pod_changed, a);
@@ -310,17 +374,20 @@ static int start(struct agent *a, struct err *err)
 	if (a->install == NULL || isolate_syscalls(err) < 0)
 		return -1;
 	events_set_install(a->events, a->install);
+	a->health = health_new(a->loop, events_from(a->events), a->events, err);
+	if (a->health == NULL)
+		return -1;
 	on_sync(&a->sync);
 	on_status(&a->status);
-	if (sd_watchdog_enabled(0, &usec) > 0) {
-		a->watchdog_ms = usec / 2000;
+	a->watchdog_ms = notify_watchdog_ms() / 2;
+	if (a->watchdog_ms != 0)
 		on_watchdog(&a->watchdog);
-	}
 	return 0;
 }
 
 static void stop(struct agent *a)
 {
+	(void)health_free(a->health);
 	(void)events_free(a->events);
 	(void)install_free(a->install);
 	(void)zds_server_free(a->zds);
@@ -329,28 +396,79 @@ static void stop(struct agent *a)
 	(void)kube_free(a->kube);
 	(void)pods_free(a->pods);
 	custody_stored_release();
+	vault_stored_release();
 	if (a->loop != NULL) {
 		int fd = a->signals.added ? a->signals.fd : -1;
 
 		loop_unwatch(a->loop, &a->signals);
+		log_pump_stop(&a->log_pump);
 		(void)xclose(fd);
 		(void)loop_free(a->loop);
 	}
 	(void)xclose(a->event_fd);
 	(void)xclose(a->log_fd);
 	(void)xclose(a->zds_fd);
-	config_fini(&a->cfg);
+}
+
+static void look_nowhere(void *ctx, const char *ns, const char *name)
+{
+	(void)ctx;
+	(void)ns;
+	(void)name;
+}
+
+/* Takes us off the node, and off what the API says about pods that were released. */
+static int take_off(const struct config *cfg)
+{
+	struct pods *released = pods_new(look_nowhere, NULL);
+	struct kube_config api = kube_settings(cfg);
+	struct err err = {0};
+	int r = uninstall_run(cfg, released, &err);
+
+	if (r < 0)
+		log_error("uninstall", "%s", err.msg);
+	err = (struct err){0};
+	if (cfg->source == CONFIG_SOURCE_KUBERNETES && pods_count(released) != 0 &&
+	    kube_clear(&api, released, CLEAR_MS, &err) < 0)
+		log_error("uninstall", "%s", err.msg);
+	(void)pods_free(released);
+	return r < 0 || err.code != 0;
+}
+
+/* Rules of the node serve the pods that are in the mesh; the last one gone, nobody needs them. */
+static int leave(struct agent *a, bool any_enrolled)
+{
+	a->cfg.release_pods = !any_enrolled;
+	return take_off(&a->cfg);
+}
+
+/* A DaemonSet starts a program that ended again; one that stays counts as done. */
+static void wait_for_end(void)
+{
+	sigset_t set;
+	int sig;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	(void)sigprocmask(SIG_BLOCK, &set, NULL);
+	log_info("uninstall", "done; waiting for SIGTERM");
+	(void)sigwait(&set, &sig);
 }
 
 static int uninstall(const struct config *cfg)
 {
 	struct err err = {0};
+	int rc;
 
-	if (isolate_privileges(&err) < 0 || uninstall_run(cfg, &err) < 0) {
+	if (isolate_privileges(cfg->host_root[0] != '\0', &err) < 0) {
 		log_error("uninstall", "%s", err.msg);
 		return 1;
 	}
-	return 0;
+	rc = take_off(cfg);
+	if (rc == 0 && cfg->stay)
+		wait_for_end();
+	return rc;
 }
 
 int main(int argc, char **argv)
@@ -358,6 +476,8 @@ int main(int argc, char **argv)
 	struct agent a = {.event_fd = -1, .log_fd = -1, .zds_fd = -1};
 	enum config_action action = CONFIG_RUN;
 	struct err err = {0};
+	size_t enrolled = 0;
+	int rc;
 
 	log_init();
 	if (config_read(&a.cfg, argc, argv, &action, &err) < 0) {
@@ -365,9 +485,9 @@ int main(int argc, char **argv)
 		config_fini(&a.cfg);
 		return EXIT_BAD_ARGS;
 	}
+	view_set(a.cfg.host_root);
 	if (action != CONFIG_RUN) {
-		int rc = action == CONFIG_UNINSTALL ? uninstall(&a.cfg) : 0;
-
+		rc = action == CONFIG_UNINSTALL ? uninstall(&a.cfg) : 0;
 		if (action == CONFIG_HELP)
 			fputs(config_usage, stdout);
 		else if (action == CONFIG_VERSION)
@@ -376,18 +496,23 @@ int main(int argc, char **argv)
 		return rc;
 	}
 	take_given_fds(&a);
+	log_sink_open();
 	if (start(&a, &err) < 0) {
 		log_error("main", "cannot start: %s", err.msg);
 		stop(&a);
+		config_fini(&a.cfg);
+		log_sink_close();
 		return 1;
 	}
 	log_info("main", "ambient-agent " VERSION " serves events=%s/pluginevent.sock zds=%s %s=%s",
 		 a.cfg.run_dir, a.cfg.ztunnel_sock, a.src.kind, a.src.where);
-	(void)sd_notify(0, "READY=1");
-	loop_timer_set(a.loop, &a.trim, TRIM_EVERY_MS, on_trim);
+	tell_manager("READY=1");
 	loop_run(a.loop);
-	loop_timer_cancel(&a.trim);
-	(void)sd_notify(0, "STOPPING=1");
+	tell_manager("STOPPING=1");
+	(void)enrol_count(a.enrol, &enrolled);
 	stop(&a);
-	return 0;
+	rc = a.leaves ? leave(&a, enrolled != 0) : a.lost;
+	config_fini(&a.cfg);
+	log_sink_close();
+	return rc;
 }

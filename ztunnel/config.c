@@ -8,10 +8,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
 
 #include "lib/base/err.h"
 #include "lib/base/mem.h"
 #include "lib/base/str.h"
+#include "lib/format/ip.h"
 #include "lib/format/json.h"
 #include "lib/wire/zds.h"
 
@@ -170,6 +173,7 @@ static void read_workers(struct reader *r, struct worker_config *w, long ncpus)
 	w->nworkers = worker_count(r, ncpus);
 	w->network = get_text(r, "NETWORK", "");
 	w->trust_domain = get_text(r, "TRUST_DOMAIN", "cluster.local");
+	w->trust_domain_given = r->env("TRUST_DOMAIN") != NULL;
 	w->mark = (uint32_t)get_number(r, "PACKET_MARK", MESH_MARK, 1, UINT32_MAX);
 	w->orig_src = tri_state(r, "ENABLE_ORIG_SRC");
 	w->pool_max_streams =
@@ -181,6 +185,9 @@ static void read_workers(struct reader *r, struct worker_config *w, long ncpus)
 						       65535, INT32_MAX);
 	w->h2_frame_size =
 		(uint32_t)get_number(r, "HTTP2_FRAME_SIZE", 1u << 20, 16384, (1u << 24) - 1);
+	w->policy_info = get_bool(r, "AUTHZ_POLICY_INFO_LOGGING", false);
+	w->app_on_loopback = get_bool(r, "LOCALHOST_APP_TUNNEL", true);
+	w->baggage = get_bool(r, "ENABLE_RESPONSE_BAGGAGE", true);
 	w->keepalive_time_s = get_duration_ms(r, "KEEPALIVE_TIME", 180000, 1000) / 1000;
 	w->keepalive_interval_s = get_duration_ms(r, "KEEPALIVE_INTERVAL", 180000, 1000) / 1000;
 	w->keepalive_retries = get_number(r, "KEEPALIVE_RETRIES", 9, 1, 127);
@@ -194,9 +201,6 @@ static void read_sources(struct reader *r, struct config *c)
 
 	if (path != NULL && text != NULL)
 		bad(r, "LOCAL_XDS", "...", "LOCAL_XDS_PATH is set too; only one of them may be");
-	else if ((path == NULL || *path == '\0') && (text == NULL || *text == '\0'))
-		bad(r, "LOCAL_XDS_PATH", "",
-		    "this version takes the mesh state from a local file only: set it to a path");
 	c->state_path = path != NULL ? xstrdup(path) : NULL;
 	c->state_inline = text != NULL ? xstrdup(text) : NULL;
 	c->node = get_text(r, "NODE_NAME", "");
@@ -209,17 +213,129 @@ static void read_sources(struct reader *r, struct config *c)
 	c->secret_ttl_s = get_duration_ms(r, "SECRET_TTL", 86400000, 1000) / 1000;
 }
 
+static void read_istiod(struct reader *r, struct config *c, const char *const *all)
+{
+	if (r->failed)
+		return;
+	if (config_istiod_load(&c->istiod, r->env, all, c->cluster, r->err) != 0)
+		r->failed = true;
+	else if (c->istiod.xds.host == NULL &&
+		 (c->state_path == NULL || c->state_path[0] == '\0') &&
+		 (c->state_inline == NULL || c->state_inline[0] == '\0'))
+		bad(r, "XDS_ADDRESS", "",
+		    "the mesh state must come from somewhere: an istiod here, or a file "
+		    "(LOCAL_XDS_PATH)");
+	/* a state from a file is there as a whole */
+	c->istiod.on_demand = get_bool(r, "XDS_ON_DEMAND", false) && c->istiod.xds.host != NULL;
+	c->workers.on_demand = c->istiod.on_demand;
+}
+
+/* A chart may mount nothing but the directory of the agent's socket. */
+static void read_state_dirs(struct reader *r, struct config *c)
+{
+	const char *given = r->env("AMBIENT_STATE_DIR"), *slash;
+
+	c->state_dirs[0] = xstrdup(given != NULL ? given : "/var/lib/ambient");
+	if (given != NULL && *given != '\0' && *given != '/')
+		bad(r, "AMBIENT_STATE_DIR", given, "expected an absolute path");
+	slash = strrchr(c->zds_path, '/');
+	c->state_dirs[1] = given == NULL && slash != NULL && slash != c->zds_path
+				   ? xstrndup(c->zds_path, (size_t)(slash - c->zds_path))
+				   : xstrdup("");
+}
+
 static void read_surfaces(struct reader *r, struct config *c)
 {
 	c->zds_path = get_text(r, "INPOD_UDS", "/var/run/ztunnel/ztunnel.sock");
-	c->zds_version = (uint32_t)get_number(r, "INPOD_ZDS_VERSION", ZDS_V2_CUSTODY, ZDS_V1,
-					      ZDS_V2_CUSTODY);
+	c->zds_version =
+		(uint32_t)get_number(r, "INPOD_ZDS_VERSION", ZDS_V3_KEYS, ZDS_V1, ZDS_V3_KEYS);
 	c->admin_port = (uint16_t)get_number(r, "AMBIENT_ADMIN_PORT", 15000, 1, UINT16_MAX);
 	c->stats_port = (uint16_t)get_number(r, "AMBIENT_STATS_PORT", 15020, 1, UINT16_MAX);
 	c->ready_port = (uint16_t)get_number(r, "AMBIENT_READINESS_PORT", 15021, 1, UINT16_MAX);
 	c->admin_socket = get_text(r, "AMBIENT_ADMIN_SOCKET", "/var/run/ztunnel/admin.sock");
+	c->handover = get_bool(r, "AMBIENT_HANDOVER", false);
+	c->crl_path = get_text(r, "CRL_PATH", "");
 	c->log_filter = get_text(r, "RUST_LOG", "info");
 	c->drain_ms = drain_limit(r);
+	read_state_dirs(r, c);
+}
+
+/* "localhost:PORT" or "IP:PORT" (ztunnel-spec 2.2). */
+static void read_dns_addr(struct reader *r, struct mesh_dns_addr *a)
+{
+	const char *name = "ISTIO_META_DNS_PROXY_ADDR", *v = r->env(name);
+	struct str s, port;
+	struct ip_port ip;
+
+	*a = (struct mesh_dns_addr){.port = MESH_PORT_DNS};
+	if (v == NULL)
+		v = r->env(name = "DNS_PROXY_ADDR");
+	if (v == NULL)
+		return;
+	s = str_of(v);
+	if (str_has_prefix(s, STR("localhost:"))) {
+		port = (struct str){s.p + 10, s.n - 10};
+		if (parse_u16(port, 1, UINT16_MAX, &a->port) == 0)
+			return;
+	} else if (ip_port_parse(s, &ip) == 0 && ip.port != 0) {
+		a->family = ip.ip.len == 4 ? AF_INET : AF_INET6;
+		memcpy(a->ip, ip.ip.b, sizeof(a->ip));
+		a->port = ip.port;
+		return;
+	}
+	bad(r, name, v, "expected localhost:PORT or IP:PORT");
+}
+
+static bool is_true(const char *v)
+{
+	return strcasecmp(v, "true") == 0;
+}
+
+/* Part of every name that is looked up: what cannot be in one is a mistake. */
+static char *get_domain(struct reader *r, const char *name, const char *def)
+{
+	char *v = get_text(r, name, def);
+
+	if (strlen(v) > 200)
+		bad(r, name, v, "expected a domain of at most 200 characters");
+	for (char *c = v; *c != '\0'; c++) {
+		if (*c >= 'A' && *c <= 'Z')
+			*c = (char)(*c + 32);
+		else if (!((*c >= 'a' && *c <= 'z') || (*c >= '0' && *c <= '9') || *c == '-' ||
+			   *c == '_' || (*c == '.' && c != v && c[1] != '\0' && c[1] != '.')))
+			bad(r, name, v, "expected a domain without a dot at its ends");
+	}
+	return v;
+}
+
+static void read_dns(struct reader *r, struct config *c)
+{
+	const char *capture = r->env("ISTIO_META_DNS_CAPTURE");
+	struct dns_config *d = &c->workers.dns;
+
+	if (capture == NULL)
+		capture = r->env("DNS_CAPTURE");
+	d->enabled = capture == NULL || is_true(capture);
+	d->ipv6 = get_bool(r, "IPV6_ENABLED", true);
+	d->mark = c->workers.mark;
+	d->cluster_domain = get_domain(r, "CLUSTER_DOMAIN", "cluster.local");
+	d->prefered_ns = get_text(r, "PREFERED_SERVICE_NAMESPACE", "");
+	c->resolv_conf = get_text(r, "AMBIENT_DNS_RESOLV_CONF", "/etc/resolv.conf");
+	d->cache_bytes =
+		get_number(r, "AMBIENT_DNS_CACHE_BYTES", 1 << 20, 0, LIMIT_DNS_CACHE_BYTES);
+	read_dns_addr(r, &d->addr);
+	if (d->enabled && c->istiod.on_demand) /* as stock: names cannot be asked for */
+		bad(r, "XDS_ON_DEMAND", "true",
+		    "the DNS proxy needs the whole state: set ISTIO_META_DNS_CAPTURE=false");
+	if (d->cluster_domain[0] == '\0')
+		bad(r, "CLUSTER_DOMAIN", "", "must not be empty");
+}
+
+bool config_dns_is_captured(const struct config *c)
+{
+	const struct dns_config *d = &c->workers.dns;
+
+	return d->enabled && d->addr.family == 0 && d->addr.port == MESH_PORT_DNS;
 }
 
 /* Refused: ignoring it would leave the operator with another trust than asked for. */
@@ -228,19 +344,12 @@ static void refuse_foreign(struct reader *r)
 	static const struct {
 		const char *name, *harmless, *why;
 	} t[] = {
-		{"XDS_ADDRESS", "",
-		 "this version takes the mesh state from LOCAL_XDS_PATH and knows no control "
-		 "plane; "
-		 "unset it"},
-		{"CA_ADDRESS", "",
-		 "this version knows the development CA only (AMBIENT_DEV_CA_DIR); unset it"},
 		{"PROXY_MODE", "shared", "only the shared mode exists"},
 		{"ENABLE_PROXY", "true", "this program is the proxy"},
-		{"CRL_PATH", "", "revocation lists are not supported"},
 		{"COMPLIANCE_POLICY", "", "no compliance policy is supported"},
 		{"TLS12_ENABLED", "false", "only TLS 1.3 is spoken"},
-		{"FAKE_CA", "false", "there is no fake CA; the development CA is always used"},
-		{"XDS_ON_DEMAND", "false", "there is no control plane to ask"},
+		{"FAKE_CA", "false",
+		 "there is no fake CA; an empty CA_ADDRESS is the development CA"},
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(t); i++) {
@@ -256,17 +365,10 @@ static void warn_unknown(struct reader *r, void (*warn)(const char *))
 	static const struct {
 		const char *name, *harmless;
 	} t[] = {
-		{"ISTIO_META_DNS_CAPTURE", "false"},
-		{"ISTIO_META_DNS_PROXY_ADDR", NULL},
 		{"UNSTABLE_ENABLE_SOCKS5", "false"},
 		{"USER_TIMEOUT_ENABLED", "false"},
-		{"LOCALHOST_APP_TUNNEL", "true"},
-		{"AUTHZ_POLICY_INFO_LOGGING", "false"},
 		{"PROXY_CONFIG", NULL},
-		{"PREFERED_SERVICE_NAMESPACE", NULL},
-		{"IPV6_ENABLED", "true"},
 		{"PROXY_WORKLOAD_INFO", NULL},
-		{"ENABLE_RESPONSE_BAGGAGE", "true"},
 	};
 	char text[192];
 
@@ -282,16 +384,18 @@ static void warn_unknown(struct reader *r, void (*warn)(const char *))
 	}
 }
 
-int config_load(struct config *c, const char *(*env)(const char *name), long ncpus,
-		void (*warn)(const char *text), struct err *err)
+int config_load(struct config *c, const char *(*env)(const char *name), const char *const *all,
+		long ncpus, void (*warn)(const char *text), struct err *err)
 {
 	struct reader r = {.env = env, .err = err};
 
 	*c = (struct config){0};
 	refuse_foreign(&r);
 	read_sources(&r, c);
+	read_istiod(&r, c, all);
 	read_workers(&r, &c->workers, ncpus);
 	read_surfaces(&r, c);
+	read_dns(&r, c);
 	c->listeners = (struct listener_opts){.mark = c->workers.mark,
 					      .reuse_port = get_bool(&r, "INPOD_PORT_REUSE", true),
 					      .transparent = c->workers.orig_src};
@@ -307,15 +411,47 @@ void config_free(struct config *c)
 {
 	free(c->workers.network);
 	free(c->workers.trust_domain);
+	free(c->workers.dns.cluster_domain);
+	free(c->workers.dns.prefered_ns);
+	free(c->resolv_conf);
 	free(c->state_path);
 	free(c->state_inline);
+	for (size_t i = 0; i < ARRAY_LEN(c->state_dirs); i++)
+		free(c->state_dirs[i]);
 	free(c->node);
 	free(c->cluster);
 	free(c->zds_path);
 	free(c->ca_dir);
 	free(c->admin_socket);
+	free(c->crl_path);
 	free(c->log_filter);
+	config_istiod_free(&c->istiod);
 	*c = (struct config){0};
+}
+
+static void write_address(struct jsonw *w, const char *key, const struct istiod_config *s)
+{
+	_cleanup_free_ char *url = NULL;
+
+	if (s->host != NULL)
+		url = xasprintf(strchr(s->host, ':') != NULL ? "https://[%s]:%u" : "https://%s:%u",
+				s->host, s->port);
+	jsonw_cstr(w, key, url);
+}
+
+static void write_dns(const struct config *c, struct jsonw *w)
+{
+	const struct dns_config *d = &c->workers.dns;
+	struct ip_port at = {.ip.len = d->addr.family == AF_INET ? 4 : 16, .port = d->addr.port};
+	_cleanup_free_ char *local = xasprintf("localhost:%u", d->addr.port);
+	char text[IP_PORT_TEXT_MAX];
+
+	memcpy(at.ip.b, d->addr.ip, sizeof(at.ip.b));
+	jsonw_cstr(w, "dnsProxyAddr", d->addr.family == 0 ? local : ip_port_format(&at, text));
+	jsonw_cstr(w, "clusterDomain", d->cluster_domain);
+	jsonw_cstr(w, "preferedServiceNamespace", d->prefered_ns);
+	jsonw_cstr(w, "dnsResolvConf", c->resolv_conf);
+	jsonw_int(w, "dnsCacheBytes", (long long)d->cache_bytes);
 }
 
 void config_write(const struct config *c, struct jsonw *w)
@@ -328,9 +464,13 @@ void config_write(const struct config *c, struct jsonw *w)
 	jsonw_cstr(w, "clusterId", c->cluster);
 	jsonw_cstr(w, "trustDomain", k->trust_domain);
 	jsonw_cstr(w, "localXdsPath", c->state_path);
+	write_address(w, "xdsAddress", &c->istiod.xds);
+	jsonw_bool(w, "xdsOnDemand", c->workers.on_demand);
+	write_address(w, "caAddress", &c->istiod.ca);
+	jsonw_cstr(w, "crlPath", c->crl_path[0] != '\0' ? c->crl_path : NULL);
 	jsonw_cstr(w, "inpodUds", c->zds_path);
 	jsonw_int(w, "inpodZdsVersion", c->zds_version);
-	jsonw_cstr(w, "devCaDir", c->ca_dir);
+	jsonw_cstr(w, "devCaDir", c->istiod.ca.host == NULL ? c->ca_dir : NULL);
 	jsonw_int(w, "secretTtlSeconds", (long long)c->secret_ttl_s);
 	jsonw_int(w, "numWorkerThreads", k->nworkers);
 	jsonw_int(w, "packetMark", k->mark);
@@ -342,6 +482,10 @@ void config_write(const struct config *c, struct jsonw *w)
 	jsonw_int(w, "connectionWindowSize", k->h2_connection_window);
 	jsonw_int(w, "frameSize", k->h2_frame_size);
 	jsonw_int(w, "selfTerminationDeadlineMs", (long long)c->drain_ms);
+	jsonw_bool(w, "handover", c->handover);
+	jsonw_bool(w, "dnsProxy", k->dns.enabled);
+	if (k->dns.enabled)
+		write_dns(c, w);
 	jsonw_int(w, "adminPort", c->admin_port);
 	jsonw_int(w, "statsPort", c->stats_port);
 	jsonw_int(w, "readinessPort", c->ready_port);

@@ -14,7 +14,9 @@
 
 #include "lib/base/err.h"
 #include "lib/base/log.h"
+#include "lib/base/log_sink.h"
 #include "lib/base/mem.h"
+#include "lib/event/log_pump.h"
 #include "lib/event/loop.h"
 #include "lib/os/fd.h"
 #include "lib/os/trim.h"
@@ -22,11 +24,17 @@
 #include "ztunnel/control/admin.h"
 #include "ztunnel/control/ca.h"
 #include "ztunnel/control/certs.h"
+#include "ztunnel/control/crl_file.h"
+#include "ztunnel/control/dump.h"
 #include "ztunnel/control/pods.h"
+#include "ztunnel/control/manager.h"
+#include "ztunnel/control/resolvers.h"
 #include "ztunnel/control/state_file.h"
+#include "ztunnel/control/xds.h"
 #include "ztunnel/control/zds_client.h"
 #include "ztunnel/data/worker.h"
 #include "ztunnel/isolate.h"
+#include "ztunnel/mesh/assume.h"
 #include "ztunnel/mesh/local_state.h"
 #include "ztunnel/observe/access_log.h"
 
@@ -43,15 +51,21 @@ struct ztunnel {
 	struct workers *workers;
 	struct ca *ca;
 	struct certs *certs;
+	struct assume_node node;
 	struct pods *pods;
 	struct mesh *mesh;
 	bool have_state, draining;
-	struct state_file *state;
+	struct state_file *state; /* or xds, or neither: LOCAL_XDS */
+	struct xds *xds;
+	struct crl_file *crl; /* NULL: no CRL_PATH */
 	struct zds_client *zds;
 	struct admin *admin;
+	struct manager *manager;
+	struct resolvers *resolvers; /* NULL: no DNS proxy */
 	struct watch signals;
 	int sigfd;
-	struct timer trim;
+	struct timer trim, give_up;
+	struct log_pump log_pump;
 };
 
 #define TRIM_EVERY_MS 30000
@@ -74,8 +88,14 @@ static void on_drained(void *ctx)
 	loop_stop(z->loop);
 }
 
-/* ztunnel-spec 14. The agent's connection goes first: it sees that we serve no new pods, and its
- * duplicates keep the listeners for whoever comes next. */
+static void on_give_up(struct timer *t)
+{
+	admin_give_up(container_of(t, struct ztunnel, give_up)->admin);
+}
+
+/* ztunnel-spec 14. The agent hears of it first: we serve no new pods, and its duplicates keep the
+ * listeners for whoever comes next, or is there already. Then that one gets the surfaces; in a turn
+ * of its own, for a request to end may come through one. */
 static void drain(struct ztunnel *z, const char *why)
 {
 	if (z->draining)
@@ -83,7 +103,11 @@ static void drain(struct ztunnel *z, const char *why)
 	z->draining = true;
 	log_info("ztunnel", "shutting down reason=%s limit=%llums", why,
 		 (unsigned long long)z->config.drain_ms);
-	z->zds = zds_client_free(z->zds);
+	if (z->zds != NULL)
+		zds_client_drain(z->zds);
+	manager_stopping(z->manager, z->config.drain_ms);
+	if (z->config.handover)
+		loop_timer_set(z->loop, &z->give_up, 0, on_give_up);
 	workers_drain(z->workers, z->config.drain_ms, on_drained, z);
 }
 
@@ -129,8 +153,14 @@ static void on_mesh(void *ctx, struct mesh *m)
 	pods_mesh(z->pods, m);
 	z->have_state = true;
 	if (z->zds == NULL && !z->draining)
-		z->zds = zds_client_new(z->loop, z->config.zds_path, z->config.zds_version, z->pods,
-					z->workers);
+		z->zds = zds_client_new(z->loop, z->config.zds_path, z->config.zds_version,
+					config_dns_is_captured(&z->config), z->pods, z->workers,
+					z->certs);
+}
+
+static void on_crl(void *ctx, struct tls_crl *crl)
+{
+	workers_crl(((struct ztunnel *)ctx)->workers, crl);
 }
 
 static struct mesh *ops_mesh(void *ctx)
@@ -142,20 +172,60 @@ static const char *ops_state_error(void *ctx)
 {
 	const struct ztunnel *z = ctx;
 
-	return z->state != NULL ? state_file_error(z->state) : "";
+	return z->xds != NULL	  ? xds_error(z->xds)
+	       : z->state != NULL ? state_file_error(z->state)
+				  : "";
 }
 
-static void ops_pending(void *ctx, struct strbuf *out)
+/* What is missing before every pod is served. */
+static void serving_pending(void *ctx, struct strbuf *out)
 {
 	const struct ztunnel *z = ctx;
 	const char *why;
 
 	if (!z->have_state)
 		strbuf_puts(out, "state manager, proxy, workload proxy manager");
-	else if (z->zds == NULL)
+	else if (z->draining || z->zds == NULL)
 		return; /* draining: the answer stays what it was (ztunnel-spec 14) */
 	else if (!zds_client_ready(z->zds, &why))
 		strbuf_printf(out, "workload proxy manager (%s)", why);
+}
+
+/* A state that nobody has confirmed is served, but it is not what a rollout may go on with. */
+static void ops_pending(void *ctx, struct strbuf *out)
+{
+	const struct ztunnel *z = ctx;
+	uint64_t age_s;
+
+	serving_pending(ctx, out);
+	if (z->xds != NULL && xds_is_stale(z->xds, &age_s) && !z->draining)
+		strbuf_printf(out, "%sstate manager (serving the last good state, %llu s old)",
+			      out->n != 0 ? ", " : "", (unsigned long long)age_s);
+}
+
+static void ops_kept(void *ctx, struct dump_in *in)
+{
+	const struct ztunnel *z = ctx;
+
+	in->xds = z->xds != NULL;
+	if (!in->xds)
+		return;
+	in->stale = xds_is_stale(z->xds, &in->stale_s);
+	in->on_demand = xds_on_demand(z->xds, &in->asked);
+	in->kept = xds_kept(z->xds, &in->keep_error);
+}
+
+static void on_ask(void *ctx, const char *key)
+{
+	struct ztunnel *z = ctx;
+
+	if (z->xds != NULL)
+		xds_ask(z->xds, str_of(key));
+}
+
+static void on_told(void *ctx, struct str key, bool answered)
+{
+	workers_told(((struct ztunnel *)ctx)->workers, key, answered);
 }
 
 static void ops_quit(void *ctx)
@@ -175,12 +245,26 @@ static int open_inline_state(struct ztunnel *z, struct err *err)
 	return 0;
 }
 
+static struct xds *open_xds(struct ztunnel *z)
+{
+	const struct config *c = &z->config;
+	const char *dirs[ARRAY_LEN(c->state_dirs) + 1] = {0};
+	size_t n = 0;
+
+	for (size_t i = 0; i < ARRAY_LEN(c->state_dirs); i++)
+		if (c->state_dirs[i][0] != '\0')
+			dirs[n++] = c->state_dirs[i];
+	return xds_new(z->loop, &c->istiod, c->node, dirs, on_mesh, z);
+}
+
 static int start(struct ztunnel *z, struct err *err)
 {
 	struct config *c = &z->config;
-	struct admin_ops ops = {c, NULL, NULL, ops_mesh, ops_state_error, ops_pending, ops_quit, z};
+	struct admin_ops ops = {c,	     NULL,     NULL,	 ops_mesh, ops_state_error,
+				ops_pending, ops_quit, ops_kept, z};
 
-	z->ca = ca_dev_new(z->loop, c->ca_dir, c->secret_ttl_s, err);
+	z->ca = c->istiod.ca.host != NULL ? ca_istio_new(z->loop, &c->istiod.ca, c->secret_ttl_s)
+					  : ca_dev_new(z->loop, c->ca_dir, c->secret_ttl_s, err);
 	if (z->ca == NULL)
 		return -EIO;
 	z->certs = certs_new(z->loop, z->ca);
@@ -189,24 +273,46 @@ static int start(struct ztunnel *z, struct err *err)
 	z->workers = workers_start(&c->workers, z->loop, z->log, z->mesh, err);
 	if (z->workers == NULL)
 		return -EIO;
-	z->pods = pods_new(z->workers, z->certs, &c->listeners);
+	if (c->crl_path[0] != '\0') /* before there are pods */
+		z->crl = crl_file_new(z->loop, c->crl_path, on_crl, z);
+	z->node = (struct assume_node){c->node, c->workers.network,
+				       c->workers.trust_domain_given ? c->workers.trust_domain
+								     : NULL};
+	z->pods = pods_new(z->workers, z->certs, &c->listeners, &z->node, &c->workers.dns);
+	if (c->workers.dns.enabled)
+		z->resolvers = resolvers_new(z->loop, z->workers, c->resolv_conf);
 	ops.workers = z->workers;
 	ops.certs = z->certs;
 	z->admin = admin_new(z->loop, &ops, err);
 	if (z->admin == NULL)
 		return -EIO;
-	log_warn("ca", "using the %s: NOT for production", ca_name(z->ca));
+	z->manager = manager_new(z->loop, z->workers, serving_pending, z);
+	if (ca_is_dev(z->ca))
+		log_warn("ca", "using the %s: NOT for production", ca_name(z->ca));
+	else
+		log_info("ca", "certificates come from the %s", ca_name(z->ca));
 	if (c->state_inline != NULL)
 		return open_inline_state(z, err);
+	if (c->istiod.xds.host != NULL) {
+		z->xds = open_xds(z);
+		xds_on_told(z->xds, on_told, z);
+		workers_on_ask(z->workers, on_ask, z);
+		return 0;
+	}
 	z->state = state_file_new(z->loop, c->state_path, str_of(c->node), on_mesh, z);
 	return 0;
 }
 
 static void stop(struct ztunnel *z)
 {
+	loop_timer_cancel(&z->give_up);
+	z->manager = manager_free(z->manager);
 	z->zds = zds_client_free(z->zds);
 	z->state = state_file_free(z->state);
+	z->xds = xds_free(z->xds);
+	z->crl = crl_file_free(z->crl);
 	z->admin = admin_free(z->admin);
+	z->resolvers = resolvers_free(z->resolvers);
 	z->pods = pods_free(z->pods);
 	z->workers = workers_free(z->workers);
 	z->log = access_log_free(z->log);
@@ -215,6 +321,7 @@ static void stop(struct ztunnel *z)
 	mesh_unref(z->mesh);
 	loop_unwatch(z->loop, &z->signals);
 	(void)xclose(z->sigfd);
+	log_pump_stop(&z->log_pump);
 	z->loop = loop_free(z->loop);
 	config_free(&z->config);
 }
@@ -231,7 +338,8 @@ static const char *env_of(const char *name)
 
 static int prepare(struct ztunnel *z, struct err *err)
 {
-	int r = config_load(&z->config, env_of, sysconf(_SC_NPROCESSORS_ONLN), warn_config, err);
+	int r = config_load(&z->config, env_of, (const char *const *)environ,
+			    sysconf(_SC_NPROCESSORS_ONLN), warn_config, err);
 
 	if (r != 0)
 		return r;
@@ -255,7 +363,9 @@ static int run_proxy(void)
 	int r;
 
 	log_init();
+	log_sink_open();
 	z.loop = loop_new();
+	log_pump_start(&z.log_pump, z.loop);
 	r = prepare(&z, &err);
 	if (r == 0) {
 		log_info("ztunnel", "starting version=%s workers=%u node=%s zds=%s", VERSION,
@@ -270,6 +380,7 @@ static int run_proxy(void)
 		log_error("ztunnel", "cannot start: %s", err.msg);
 	}
 	stop(&z);
+	log_sink_close();
 	return r == 0 ? 0 : 1;
 }
 

@@ -75,7 +75,7 @@ char *xasprintf(const char *fmt, ...)
 
 struct arena_block {
 	struct arena_block *next;
-	size_t used, size;
+	uint32_t used, size;
 	alignas(max_align_t) char data[];
 };
 
@@ -103,39 +103,81 @@ struct arena *arena_free(struct arena *a)
 	return NULL;
 }
 
-void *arena_alloc(struct arena *a, size_t size)
+/* Small at first: there is an arena for every workload of the mesh. Most fit into FIRST_BYTES, with
+ * their texts packed; many of the others into SECOND_BYTES more. */
+#define FIRST_BYTES  768
+#define SECOND_BYTES 384
+#define BLOCK_BYTES  4096
+
+static struct arena_block *add_block(struct arena *a, size_t need)
+{
+	size_t total = a->bytes == 0		 ? FIRST_BYTES
+		       : a->bytes == FIRST_BYTES ? SECOND_BYTES
+						 : BLOCK_BYTES;
+	size_t room = total - sizeof(struct arena_block);
+	size_t cap = need > room ? need : room;
+	struct arena_block *b;
+
+	bug_on(cap > UINT32_MAX);
+	b = xmalloc(sizeof(*b) + cap);
+	b->size = (uint32_t)cap;
+	b->used = 0;
+	if (a->head != NULL && cap == need) { /* an odd one: keep filling the old block */
+		b->next = a->head->next;
+		a->head->next = b;
+	} else {
+		b->next = a->head;
+		a->head = b;
+	}
+	a->bytes += sizeof(*b) + cap;
+	return b;
+}
+
+/* @align: a power of two. */
+static char *take(struct arena *a, size_t size, size_t align)
 {
 	struct arena_block *b = a->head;
-	size_t need = (size + alignof(max_align_t) - 1) & ~(alignof(max_align_t) - 1);
+	size_t at = b == NULL ? 0 : (b->used + align - 1) & ~(align - 1);
 
-	bug_on(need < size);
-	if (b == NULL || b->size - b->used < need) {
-		/* small first: one arena per workload must not cost a page each */
-		size_t room = (a->bytes == 0 ? 1024 : 4096) - sizeof(*b);
-		size_t cap = need > room ? need : room;
-
-		b = xmalloc(sizeof(*b) + cap);
-		b->size = cap;
-		b->used = 0;
-		if (a->head != NULL && cap == need) { /* an odd one: keep filling the old block */
-			b->next = a->head->next;
-			a->head->next = b;
-		} else {
-			b->next = a->head;
-			a->head = b;
-		}
-		a->bytes += sizeof(*b) + cap;
+	if (b == NULL || at > b->size || b->size - at < size) {
+		b = add_block(a, size);
+		at = 0;
 	}
-	b->used += need;
-	return memset(b->data + b->used - need, 0, need);
+	b->used = (uint32_t)(at + size);
+	return b->data + at;
+}
+
+void *arena_alloc(struct arena *a, size_t size)
+{
+	return memset(take(a, size, alignof(max_align_t)), 0, size);
 }
 
 char *arena_strndup(struct arena *a, const char *s, size_t n)
 {
-	char *p = arena_alloc(a, n + 1);
+	char *p;
 
+	bug_on(n == SIZE_MAX);
+	p = take(a, n + 1, 1);
 	memcpy(p, s, n);
+	p[n] = '\0';
 	return p;
+}
+
+void arena_reset(struct arena *a)
+{
+	struct arena_block *keep = a->head, *b = keep != NULL ? keep->next : NULL;
+
+	while (b != NULL) {
+		struct arena_block *next = b->next;
+
+		free(b);
+		b = next;
+	}
+	if (keep == NULL)
+		return;
+	keep->next = NULL;
+	keep->used = 0;
+	a->bytes = sizeof(*keep) + keep->size;
 }
 
 size_t arena_bytes(const struct arena *a)

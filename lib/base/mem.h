@@ -40,4 +40,6 @@ struct arena *arena_new(void) _must_check_;
 struct arena *arena_free(struct arena *a);
 void *arena_alloc(struct arena *a, size_t size) __attribute__((returns_nonnull)); /* zeroed */
 char *arena_strndup(struct arena *a, const char *s, size_t n) __attribute__((returns_nonnull));
+/* Everything in it is gone, a block of memory stays for what comes next. */
+void arena_reset(struct arena *a);
 size_t arena_bytes(const struct arena *a);

@@ -12,6 +12,34 @@
 #include "lib/base/err.h"
 #include "lib/base/mem.h"
 
+static bool is_blank(char c)
+{
+	return c == ' ' || c == '\t' || c == '\r';
+}
+
+struct str str_word(struct str *line)
+{
+	struct str w;
+
+	while (line->n != 0 && is_blank(line->p[0]))
+		*line = (struct str){line->p + 1, line->n - 1};
+	w = (struct str){line->p, 0};
+	while (w.n < line->n && !is_blank(line->p[w.n]))
+		w.n++;
+	*line = (struct str){line->p + w.n, line->n - w.n};
+	return w;
+}
+
+bool str_eq_nocase(struct str a, struct str b)
+{
+	if (a.n != b.n)
+		return false;
+	for (size_t i = 0; i < a.n; i++)
+		if (ascii_lower(a.p[i]) != ascii_lower(b.p[i]))
+			return false;
+	return true;
+}
+
 bool str_has_prefix(struct str s, struct str prefix)
 {
 	return s.n >= prefix.n && (prefix.n == 0 || memcmp(s.p, prefix.p, prefix.n) == 0);
@@ -59,47 +87,70 @@ int str_to_cstr(struct str s, char *buf, size_t cap, struct err *err)
 	return 0;
 }
 
+size_t str_utf8_len(struct str s)
+{
+	unsigned int need, cp, min;
+	unsigned char c;
+
+	if (s.n == 0 || s.p[0] == '\0')
+		return 0;
+	c = (unsigned char)s.p[0];
+	if (c < 0x80)
+		return 1;
+	if ((c & 0xe0) == 0xc0) {
+		need = 1;
+		cp = c & 0x1f;
+		min = 0x80;
+	} else if ((c & 0xf0) == 0xe0) {
+		need = 2;
+		cp = c & 0x0f;
+		min = 0x800;
+	} else if ((c & 0xf8) == 0xf0) {
+		need = 3;
+		cp = c & 0x07;
+		min = 0x10000;
+	} else {
+		return 0;
+	}
+	if (s.n <= need)
+		return 0;
+	for (unsigned int k = 1; k <= need; k++) {
+		unsigned char d = (unsigned char)s.p[k];
+
+		if ((d & 0xc0) != 0x80)
+			return 0;
+		cp = cp << 6 | (d & 0x3f);
+	}
+	if (cp < min || cp > 0x10ffff || (cp >= 0xd800 && cp <= 0xdfff))
+		return 0;
+	return need + 1;
+}
+
+/* How many of the first characters are plain ASCII and no NUL; not all that are need be counted. */
+static size_t plain_run(struct str s)
+{
+	const uint64_t ones = 0x0101010101010101u, tops = 0x8080808080808080u;
+	size_t n = 0;
+
+	for (uint64_t v; s.n - n >= sizeof(v); n += sizeof(v)) {
+		memcpy(&v, s.p + n, sizeof(v));
+		if (((v | (v - ones)) & tops) != 0) /* a top bit, or a borrow from zero */
+			break;
+	}
+	return n;
+}
+
 bool str_is_utf8(struct str s)
 {
-	size_t i = 0;
+	while (s.n != 0) {
+		size_t n = plain_run(s);
 
-	while (i < s.n) {
-		unsigned char c = (unsigned char)s.p[i];
-		unsigned int need, cp, min;
-
-		if (c == 0)
+		if (n == 0)
+			n = str_utf8_len(s);
+		if (n == 0)
 			return false;
-		if (c < 0x80) {
-			i++;
-			continue;
-		}
-		if ((c & 0xe0) == 0xc0) {
-			need = 1;
-			cp = c & 0x1f;
-			min = 0x80;
-		} else if ((c & 0xf0) == 0xe0) {
-			need = 2;
-			cp = c & 0x0f;
-			min = 0x800;
-		} else if ((c & 0xf8) == 0xf0) {
-			need = 3;
-			cp = c & 0x07;
-			min = 0x10000;
-		} else {
-			return false;
-		}
-		if (s.n - i <= need)
-			return false;
-		for (unsigned int k = 1; k <= need; k++) {
-			unsigned char d = (unsigned char)s.p[i + k];
-
-			if ((d & 0xc0) != 0x80)
-				return false;
-			cp = cp << 6 | (d & 0x3f);
-		}
-		if (cp < min || cp > 0x10ffff || (cp >= 0xd800 && cp <= 0xdfff))
-			return false;
-		i += need + 1;
+		s.p += n;
+		s.n -= n;
 	}
 	return true;
 }

@@ -33,17 +33,31 @@ static inline bool str_eq(struct str a, struct str b)
 }
 static inline bool str_eqc(struct str a, const char *b)
 {
+	/* most comparisons with a list of names end at the first character */
+	if (b == NULL || (a.n != 0 && a.p[0] != b[0]))
+		return b == NULL && a.n == 0;
 	return str_eq(a, str_of(b));
 }
+/* Of names whose case says nothing (ASCII, whatever the locale): hosts, headers. */
+static inline char ascii_lower(char c)
+{
+	return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
+}
+bool str_eq_nocase(struct str a, struct str b);
 bool str_has_prefix(struct str s, struct str prefix);
 bool str_has_suffix(struct str s, struct str suffix);
 /* Splits at the first @c: @ret_head gets what is before it and @s what is after; false (untouched)
  * if there is none. */
 bool str_cut(struct str *s, char c, struct str *ret_head);
 struct str str_trim(struct str s); /* blanks and tabs at both ends */
+/* Takes the next word off a line, between blanks, tabs and carriage returns; empty at its end. */
+struct str str_word(struct str *line);
 /* Copies into @buf with a NUL. -EINVAL on an embedded NUL, -ENAMETOOLONG if it does not fit. */
 int str_to_cstr(struct str s, char *buf, size_t cap, struct err *err) _must_check_;
-/* True for valid UTF-8 without NUL (RFC 3629: no surrogates, no overlong forms). */
+/* Length of the valid character at the start, 0 without one (RFC 3629: no surrogates, no overlong
+ * forms; NUL does not count). */
+size_t str_utf8_len(struct str s);
+/* True for valid UTF-8 without NUL. */
 bool str_is_utf8(struct str s);
 /* Writes a shortened, escaped copy of @s (for error messages and logs): at most @cap-1 characters,
  * control characters and quotes as \xNN. Returns @buf. */

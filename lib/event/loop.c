@@ -25,7 +25,7 @@
 
 struct loop {
 	int epfd, wakefd;
-	uint64_t now_ns;
+	uint64_t now_ns, events;
 	uint64_t tick; /* last tick whose slot was expired */
 	bool stop;
 	size_t timers;
@@ -118,6 +118,11 @@ uint64_t loop_now_ms(const struct loop *l)
 uint64_t loop_now_ns(const struct loop *l)
 {
 	return l->now_ns;
+}
+
+uint64_t loop_events(const struct loop *l)
+{
+	return l->events;
 }
 
 int loop_watch(struct loop *l, struct watch *w, int fd, uint32_t events,
@@ -240,6 +245,7 @@ void loop_step(struct loop *l, int max_wait_ms)
 	n = epoll_wait(l->epfd, ev, BATCH, wait);
 	bug_on(n < 0 && errno != EINTR);
 	read_clock(l);
+	l->events += n > 0 ? (uint64_t)n : 0;
 	for (int i = 0; i < n; i++) {
 		struct watch *w = ev[i].data.ptr;
 

@@ -60,6 +60,8 @@ void loop_stop_async(struct loop *l); /* any thread */
 /* Cached time of this iteration (CLOCK_MONOTONIC). */
 uint64_t loop_now_ms(const struct loop *l);
 uint64_t loop_now_ns(const struct loop *l);
+/* How many events of descriptors were there since the start. */
+uint64_t loop_events(const struct loop *l);
 
 /* @events: EPOLLIN etc., EPOLLET and EPOLLEXCLUSIVE allowed. The descriptor stays the caller's.
  * Returns 0 or -errno. */

@@ -183,7 +183,7 @@ static bool is_close(struct str a, struct str b)
 {
 	size_t i = 0, j;
 
-	if (a.n == b.n && strncasecmp(a.p, b.p, a.n) == 0)
+	if (str_eq_nocase(a, b))
 		return true;
 	while (i < a.n && i < b.n && a.p[i] == b.p[i])
 		i++;
@@ -198,6 +198,15 @@ static bool is_close(struct str a, struct str b)
 	return a.n == 2 && b.n == 2 && a.p[0] == b.p[1] && a.p[1] == b.p[0];
 }
 
+/* Asked for every field of every element of a long file. */
+static bool is_one_of(struct str key, const char *const *allowed)
+{
+	for (; *allowed != NULL; allowed++)
+		if (key.n != 0 && key.p[0] == (*allowed)[0] && str_eqc(key, *allowed))
+			return true;
+	return false;
+}
+
 int doc_only_keys(const struct doc *map, const char *const *allowed, struct err *err)
 {
 	int r = doc_map(map, err);
@@ -206,15 +215,12 @@ int doc_only_keys(const struct doc *map, const char *const *allowed, struct err 
 		return r;
 	for (const struct doc *c = map->child; c != NULL; c = c->next) {
 		const char *hint = NULL;
-		bool known = false;
 
-		for (const char *const *k = allowed; *k != NULL && !known; k++) {
-			known = str_eqc(c->key, *k);
-			if (hint == NULL && is_close(c->key, str_of(*k)))
-				hint = *k;
-		}
-		if (known)
+		if (is_one_of(c->key, allowed))
 			continue;
+		for (const char *const *k = allowed; *k != NULL && hint == NULL; k++)
+			if (is_close(c->key, str_of(*k)))
+				hint = *k;
 		if (hint != NULL)
 			return doc_err(c, err, "unknown field, did you mean %s?", hint);
 		return doc_err(c, err, "unknown field");

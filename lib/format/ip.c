@@ -125,6 +125,16 @@ bool ip_in_cidr(const struct ip_addr *a, const struct ip_cidr *c)
 	return rest == 0 || ((a->b[whole] ^ c->ip.b[whole]) & mask) == 0;
 }
 
+struct ip_addr ip_loopback(uint8_t len)
+{
+	struct ip_addr a = {.len = len};
+
+	if (len == 4)
+		a.b[0] = 127;
+	a.b[len - 1] = 1;
+	return a;
+}
+
 bool ip_is_loopback(const struct ip_addr *a)
 {
 	static const uint8_t one[16] = {[15] = 1};

@@ -32,6 +32,7 @@ bool ip_eq(const struct ip_addr *a, const struct ip_addr *b);
 bool ip_port_eq(const struct ip_port *a, const struct ip_port *b);
 bool ip_in_cidr(const struct ip_addr *a, const struct ip_cidr *c); /* families must match */
 bool ip_is_loopback(const struct ip_addr *a);
+struct ip_addr ip_loopback(uint8_t len);	/* 127.0.0.1 for 4, ::1 for 16 */
 bool ip_is_link_local(const struct ip_addr *a); /* 169.254/16, fe80::/10 */
 bool ip_is_multicast(const struct ip_addr *a);
 bool ip_is_unspecified(const struct ip_addr *a);

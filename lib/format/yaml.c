@@ -20,6 +20,10 @@ struct reader {
 	struct arena *a;
 	struct err *err;
 	size_t nodes;
+	/* yaml_parse_items(), else NULL */
+	int (*item)(void *ctx, const struct doc *d, struct err *err);
+	void *ctx;
+	struct arena *scratch;
 };
 
 static unsigned int line_of(yaml_mark_t m)
@@ -135,20 +139,37 @@ static int read_tag(struct reader *r, const yaml_event_t *ev, const yaml_char_t 
 	return 0;
 }
 
-static int read_scalar(struct reader *r, const yaml_event_t *ev, struct doc *d)
+static struct str scalar_of(const yaml_event_t *ev)
 {
-	struct str s = {(const char *)ev->data.scalar.value, ev->data.scalar.length};
-	bool text;
-	int rc;
+	return (struct str){(const char *)ev->data.scalar.value, ev->data.scalar.length};
+}
 
+static int check_scalar(struct reader *r, const yaml_event_t *ev)
+{
 	if (ev->data.scalar.anchor != NULL)
 		return fail(r, ev->start_mark, EINVAL, "anchors are not supported");
-	if (!str_is_utf8(s))
+	if (!str_is_utf8(scalar_of(ev)))
 		return fail(r, ev->start_mark, EINVAL, "text with a NUL byte or not UTF-8");
-	rc = read_tag(r, ev, ev->data.scalar.tag, true, d, &text);
+	return 0;
+}
+
+static struct str copy_scalar(struct reader *r, const yaml_event_t *ev)
+{
+	struct str s = scalar_of(ev);
+
+	return (struct str){arena_strndup(r->a, s.p, s.n), s.n};
+}
+
+static int read_scalar(struct reader *r, const yaml_event_t *ev, struct doc *d)
+{
+	bool text;
+	int rc = check_scalar(r, ev);
+
+	if (rc == 0)
+		rc = read_tag(r, ev, ev->data.scalar.tag, true, d, &text);
 	if (rc < 0)
 		return rc;
-	d->text = (struct str){arena_strndup(r->a, s.p, s.n), s.n};
+	d->text = copy_scalar(r, ev);
 	d->kind = DOC_TEXT;
 	if (!text && ev->data.scalar.style == YAML_PLAIN_SCALAR_STYLE)
 		resolve_plain(d);
@@ -160,19 +181,39 @@ static int read_node(struct reader *r, const yaml_event_t *ev, struct doc *d, un
 static int read_key(struct reader *r, const yaml_event_t *ev, struct doc *d)
 {
 	struct doc key = {0};
+	bool unused;
 	int rc;
 
 	if (ev->type != YAML_SCALAR_EVENT)
 		return fail(r, ev->start_mark, EINVAL, "a key must be plain text");
-	rc = read_scalar(r, ev, &key);
+	rc = check_scalar(r, ev);
+	if (rc == 0)
+		rc = read_tag(r, ev, ev->data.scalar.tag, true, &key, &unused);
 	if (rc < 0)
 		return rc;
 	if (key.tag.n != 0)
 		return fail(r, ev->start_mark, EINVAL, "a key must not have a tag");
-	d->key = (struct str){
-		arena_strndup(r->a, (const char *)ev->data.scalar.value, ev->data.scalar.length),
-		ev->data.scalar.length};
+	d->key = copy_scalar(r, ev);
 	return 0;
+}
+
+/* An element of one of the root's lists is read into the scratch arena and handed on. */
+static int read_item(struct reader *r, const yaml_event_t *ev, struct doc *list, unsigned int depth)
+{
+	struct arena *a = r->a;
+	struct doc *c;
+	int rc;
+
+	r->a = r->scratch;
+	c = arena_alloc(r->a, sizeof(*c));
+	c->parent = list;
+	c->index = list->count++;
+	rc = read_node(r, ev, c, depth);
+	r->a = a;
+	if (rc == 0)
+		rc = r->item(r->ctx, c, r->err);
+	arena_reset(r->scratch);
+	return rc;
 }
 
 /* Reads one member; *ret_end when the container ended instead. */
@@ -189,6 +230,9 @@ static int read_member(struct reader *r, struct doc *parent, struct doc ***tail,
 		*ret_end = true;
 		return 0;
 	}
+	if (r->item != NULL && depth == 2 && parent->kind == DOC_LIST &&
+	    parent->parent->kind == DOC_MAP)
+		return read_item(r, &ev, parent, depth);
 	c = arena_alloc(r->a, sizeof(*c));
 	c->parent = parent;
 	c->index = parent->count++;
@@ -283,20 +327,27 @@ static int read_stream(struct reader *r,
 	return 0;
 }
 
+static int run(struct reader *r, struct str in,
+	       int (*fn)(void *ctx, const struct doc *root, struct err *err), void *ctx)
+{
+	int rc;
+
+	if (yaml_parser_initialize(&r->parser) != 1)
+		return err_set(r->err, ENOMEM, "YAML: no memory");
+	yaml_parser_set_encoding(&r->parser, YAML_UTF8_ENCODING);
+	yaml_parser_set_input_string(&r->parser, (const unsigned char *)in.p, in.n);
+	rc = read_stream(r, fn, ctx);
+	yaml_parser_delete(&r->parser);
+	return rc;
+}
+
 int yaml_parse_all(struct str in, struct arena *a,
 		   int (*fn)(void *ctx, const struct doc *root, struct err *err), void *ctx,
 		   struct err *err)
 {
 	struct reader r = {.a = a, .err = err};
-	int rc;
 
-	if (yaml_parser_initialize(&r.parser) != 1)
-		return err_set(err, ENOMEM, "YAML: no memory");
-	yaml_parser_set_encoding(&r.parser, YAML_UTF8_ENCODING);
-	yaml_parser_set_input_string(&r.parser, (const unsigned char *)in.p, in.n);
-	rc = read_stream(&r, fn, ctx);
-	yaml_parser_delete(&r.parser);
-	return rc;
+	return run(&r, in, fn, ctx);
 }
 
 static int keep_one(void *ctx, const struct doc *root, struct err *err)
@@ -309,10 +360,11 @@ static int keep_one(void *ctx, const struct doc *root, struct err *err)
 	return 0;
 }
 
-int yaml_parse(struct str in, struct arena *a, const struct doc **ret, struct err *err)
+static int parse_one(struct reader *r, struct str in, const struct doc **ret)
 {
+	struct arena *a = r->a;
 	const struct doc *one = NULL;
-	int rc = yaml_parse_all(in, a, keep_one, &one, err);
+	int rc = run(r, in, keep_one, &one);
 
 	if (rc < 0)
 		return rc;
@@ -324,4 +376,22 @@ int yaml_parse(struct str in, struct arena *a, const struct doc **ret, struct er
 	}
 	*ret = one;
 	return 0;
+}
+
+int yaml_parse(struct str in, struct arena *a, const struct doc **ret, struct err *err)
+{
+	struct reader r = {.a = a, .err = err};
+
+	return parse_one(&r, in, ret);
+}
+
+int yaml_parse_items(struct str in, struct arena *a,
+		     int (*item)(void *ctx, const struct doc *d, struct err *err), void *ctx,
+		     const struct doc **ret, struct err *err)
+{
+	struct reader r = {.a = a, .err = err, .item = item, .ctx = ctx, .scratch = arena_new()};
+	int rc = parse_one(&r, in, ret);
+
+	(void)arena_free(r.scratch);
+	return rc;
 }

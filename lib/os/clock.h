@@ -16,6 +16,14 @@ static inline uint64_t clock_mono_ms(void)
 {
 	return clock_mono_ns() / 1000000;
 }
+/* CPU time of the calling thread, user and system. */
+static inline uint64_t clock_thread_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
 static inline int64_t clock_wall_us(void)
 {
 	struct timespec ts;

@@ -3,6 +3,7 @@
  */
 #include "lib/os/fd.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -16,6 +17,7 @@
 #include "lib/base/bug.h"
 #include "lib/base/err.h"
 #include "lib/base/mem.h"
+#include "lib/base/str.h"
 
 #define FDS_MAX 16
 
@@ -199,7 +201,31 @@ bool file_is_being_written(const char *path)
 	return false;
 }
 
-int file_write_atomic(const char *path, const void *p, size_t n, mode_t mode, struct err *err)
+bool file_unchanged(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
+	       a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
+	       a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+}
+
+void file_remove_halves(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	_cleanup_free_ char *dir =
+		slash != NULL ? xstrndup(path, (size_t)(slash - path) + 1) : xstrdup("./");
+	_cleanup_free_ char *prefix = xasprintf("%s.tmp.", slash != NULL ? slash + 1 : path);
+	DIR *d = opendir(dir);
+
+	if (d == NULL)
+		return;
+	for (struct dirent *e; (e = readdir(d)) != NULL;)
+		if (str_has_prefix(str_of(e->d_name), str_of(prefix)))
+			(void)unlinkat(dirfd(d), e->d_name, 0);
+	(void)closedir(d);
+}
+
+static int write_replacing(const char *path, const void *p, size_t n, mode_t mode, bool sync,
+			   struct err *err)
 {
 	_cleanup_free_ char *tmp = xasprintf("%s.tmp.XXXXXX", path);
 	_cleanup_close_ int fd = mkostemp(tmp, O_CLOEXEC);
@@ -222,12 +248,34 @@ int file_write_atomic(const char *path, const void *p, size_t n, mode_t mode, st
 		at += w;
 		left -= (size_t)w;
 	}
-	if (fchmod(fd, mode) < 0 || rename(tmp, path) < 0) {
+	if (fchmod(fd, mode) < 0 || (sync && fsync(fd) < 0) || rename(tmp, path) < 0) {
 		int e = errno;
 
 		(void)unlink(tmp);
 		return err_errno(err, e, "replace %s", path);
 	}
+	return 0;
+}
+
+int file_write_atomic(const char *path, const void *p, size_t n, mode_t mode, struct err *err)
+{
+	return write_replacing(path, p, n, mode, false, err);
+}
+
+int file_write_durable(const char *path, const void *p, size_t n, mode_t mode, struct err *err)
+{
+	_cleanup_free_ char *dir = xstrdup(path);
+	char *slash = strrchr(dir, '/');
+	_cleanup_close_ int fd = -1;
+	int r = write_replacing(path, p, n, mode, true, err);
+
+	if (r < 0)
+		return r;
+	if (slash != NULL)
+		slash[slash == dir] = '\0';
+	fd = open(slash != NULL ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || fsync(fd) < 0)
+		return err_errno(err, errno, "sync the directory of %s", path);
 	return 0;
 }
 

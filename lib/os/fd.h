@@ -51,8 +51,16 @@ int file_read(const char *path, size_t max, char **ret, size_t *ret_len, struct 
 /* True while some process has the file open for writing: what is in it may be the half of it. A
  * file system that cannot tell, or a file of another user, reads as false. */
 bool file_is_being_written(const char *path);
+/* True when two looks at a path (stat(2)) saw the same file with the same content and mode. */
+struct stat;
+bool file_unchanged(const struct stat *a, const struct stat *b);
 /* Writes through a temporary name in the same directory and renames; mode as given. */
 int file_write_atomic(const char *path, const void *p, size_t n, mode_t mode, struct err *err)
 	_must_check_;
+/* The same, and it survives a crash of the machine: file and directory are synced. */
+int file_write_durable(const char *path, const void *p, size_t n, mode_t mode, struct err *err)
+	_must_check_;
+/* Removes what writers of this path left that were killed: PATH.tmp.*. Not while one writes. */
+void file_remove_halves(const char *path);
 /* mkdir -p for one path, 0755 for parents, @mode for the last part. Existing is fine. */
 int dir_make(const char *path, mode_t mode, struct err *err) _must_check_;

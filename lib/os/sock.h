@@ -41,8 +41,32 @@ void mesh_listeners_close(int fds[MESH_L_N]); /* sets them to -1 */
 /* Checks what was received from a peer: a TCP socket that listens on @port. 0 or -EINVAL with
  * reason. */
 int mesh_listener_check(int fd, uint16_t port, struct err *err) _must_check_;
-/* True if the calling thread's namespace can bind IPv6 (socket works, lo not disabled). */
+
+/* The DNS proxy's sockets (ztunnel-spec 1.5, 1.6): on the loopback, so that only the pod itself can
+ * ask. */
+enum mesh_dns { MESH_DNS_UDP4, MESH_DNS_TCP4, MESH_DNS_UDP6, MESH_DNS_TCP6, MESH_DNS_N };
+#define MESH_SOCKETS_N ((int)MESH_L_N + (int)MESH_DNS_N) /* of a pod at most */
+struct mesh_dns_addr {
+	int family;	/* 0: 127.0.0.1 and, where the namespace has it, ::1 */
+	uint8_t ip[16]; /* with AF_INET or AF_INET6 */
+	uint16_t port;
+};
+/* Creates them inside the namespace @netns_fd; -1 stays for a family that is not there. All or
+ * none; the caller owns ret[MESH_DNS_N]. Of @o the mark, the sharing of ports and the backlog
+ * count. */
+int mesh_dns_open(int netns_fd, const struct listener_opts *o, const struct mesh_dns_addr *at,
+		  int ret[MESH_DNS_N], struct err *err) _must_check_;
+void mesh_dns_close(int fds[MESH_DNS_N]); /* sets them to -1 */
+/* Checks what was received from a peer: one of these, on MESH_PORT_DNS of the loopback. 0 or
+ * -EINVAL with reason. */
+int mesh_dns_check(int fd, enum mesh_dns *ret, struct err *err) _must_check_;
+/* True if the calling thread's namespace has IPv6: sockets of it can be made, and it is not
+ * switched off on the loopback, which need not be up yet. */
 bool netns_has_ipv6(void);
+
+/* Listening TCP socket of the caller's namespace, non-blocking. @any: on all addresses (AF_INET6:
+ * IPv4, too), else on the loopback of @family. */
+int tcp_listen(int family, bool any, uint16_t port, int backlog, struct err *err) _must_check_;
 
 /* Listening unix socket: replaces a stale path, never a live one (-EADDRINUSE: somebody accepts
  * there).

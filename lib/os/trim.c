@@ -36,3 +36,20 @@ size_t trim_text(void)
 	(void)dl_iterate_phdr(trim_object, &total);
 	return total;
 }
+
+bool trim_due(struct trim_pace *p, uint64_t events, uint64_t now_ms)
+{
+	bool quiet = p->at_ms != 0 && events == p->looked;
+
+	if (p->at_ms == 0)
+		p->at_ms = now_ms;
+	p->looked = events;
+	if (p->once && events == p->trimmed)
+		return false; /* nothing was used since */
+	if (!quiet && now_ms - p->at_ms < TRIM_BUSY_MS)
+		return false;
+	p->once = true;
+	p->trimmed = events;
+	p->at_ms = now_ms;
+	return true;
+}

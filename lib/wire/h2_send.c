@@ -13,7 +13,7 @@
 #include "lib/wire/h2_internal.h"
 
 #define FRAME_HEADER 9
-#define FIELDS_MAX   16
+#define FIELDS_MAX   32
 
 static ssize_t on_send(nghttp2_session *ng, const uint8_t *p, size_t n, int flags, void *arg)
 {

@@ -344,6 +344,17 @@ static bool take_counted(struct http1_req *r)
 	return n == want;
 }
 
+/* Its handler has kept it, and must not answer any more. */
+static void close_asked(struct http1_req *r)
+{
+	void (*gone)(void *) = take_ptr(r->gone);
+	void *arg = r->gone_arg;
+
+	close_conn(r);
+	if (gone != NULL)
+		gone(arg);
+}
+
 static void ask(struct http1_req *r)
 {
 	r->state = ST_ASKED;
@@ -355,8 +366,8 @@ static void ask(struct http1_req *r)
 	bug_on(r->state == ST_ASKED && !r->kept); /* a handler answers or keeps */
 	/* Only hang-up and error, which epoll always reports: a client may shut down its sending
 	 * side and still wait for the answer. */
-	if (r->state == ST_ASKED)
-		watch_for(r, 0);
+	if (r->state == ST_ASKED && loop_rewatch(r->s->loop, &r->w, 0) < 0)
+		close_asked(r);
 }
 
 static bool step_body(struct http1_req *r)
@@ -429,12 +440,7 @@ static void on_conn(struct watch *w, uint32_t events)
 
 	OBJ_CHECK(r, REQ_MAGIC);
 	if (r->state == ST_ASKED) {
-		void (*gone)(void *) = take_ptr(r->gone);
-		void *arg = r->gone_arg;
-
-		close_conn(r);
-		if (gone != NULL)
-			gone(arg);
+		close_asked(r);
 		return;
 	}
 	if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0 && r->state != ST_REPLY)

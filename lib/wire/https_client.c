@@ -152,7 +152,9 @@ static int fill_streams(struct https_client *c, struct h2_out *o)
 
 		if (rc < 0)
 			return rc;
-		if (r->body.n > r->body_sent && h2_send_window(c->h2, r->id) > 0)
+		/* `want` may have put it back already */
+		if (r->body.n > r->body_sent && h2_send_window(c->h2, r->id) > 0 &&
+		    !list_linked(&r->ready))
 			list_append(&c->ready, &r->ready);
 	}
 	return 0;
@@ -380,7 +382,9 @@ struct https_client *https_client_new(struct loop *l, const struct https_config 
 			       ? xstrdup(cfg->authority)
 			       : xasprintf(v6 ? "[%s]:%u" : "%s:%u", cfg->host, cfg->port);
 	c->tls = tls_client_new(cfg->tls, c->server_name, err);
-	if (c->tls == NULL || https_connect_start(c, err) < 0)
+	if (c->tls == NULL ||
+	    (cfg->alt_name != NULL && tls_client_accept_name(c->tls, cfg->alt_name, err) < 0) ||
+	    https_connect_start(c, err) < 0)
 		return https_client_free(c);
 	return c;
 }

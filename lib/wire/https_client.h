@@ -30,6 +30,7 @@ struct https_config {
 	const char *host; /* name or address to connect to */
 	uint16_t port;
 	const char *server_name; /* what the certificate must have; NULL: host */
+	const char *alt_name;	 /* or this; NULL: nothing else */
 	const char *authority;	 /* NULL: host:port */
 	struct tls_client_ctx *tls;
 	uint64_t connect_ms; /* until it is up; 0: LIMIT_HTTPS_CONNECT_MS */
@@ -68,7 +69,7 @@ struct https_req {
 	int32_t id;
 	unsigned int status; /* 0 until the head came */
 	bool manual, ended, body_done, complete;
-	size_t unconsumed;
+	size_t unconsumed, max_unsent;
 	struct strbuf body; /* not sent yet */
 	size_t body_sent;
 	struct list node, ready;
@@ -83,14 +84,14 @@ struct https_call {
 	bool open;		      /* more body follows with https_req_send() */
 	bool manual;		      /* credit comes back with https_req_consume() only */
 	uint64_t deadline_ms; /* for the whole request; 0: none (a watch with its own clock) */
+	size_t max_unsent;    /* for https_req_send(); 0: LIMIT_HTTPS_UNSENT_BYTES */
 };
-#define HTTPS_FIELDS_MAX 12
+#define HTTPS_FIELDS_MAX 28
 
 /* 0, or -ENOTCONN (not usable), -EAGAIN (the server's limit of concurrent streams). */
 int https_request(struct https_client *c, struct https_req *r, const struct https_call *call,
 		  const struct https_req_ops *ops, struct err *err) _must_check_;
-/* More request body; -ENOBUFS when LIMIT_HTTPS_UNSENT_BYTES would be passed, -ENOTCONN after the
- * end. */
+/* More request body; -ENOBUFS when max_unsent would be passed, -ENOTCONN after the end. */
 int https_req_send(struct https_req *r, const void *p, size_t n, bool last) _must_check_;
 void https_req_consume(struct https_req *r, size_t n);
 void https_req_cancel(struct https_req *r); /* safe when not under way */

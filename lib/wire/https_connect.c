@@ -100,19 +100,19 @@ static void try_next(struct https_client *c)
 		loop_timer_set(c->loop, &c->next, ADDRESS_MS, on_address_limit);
 }
 
-static void on_resolved(void *ctx, const struct ip_addr *addr, size_t n, const char *why)
+static void on_resolved(void *ctx, const struct resolve_answer *a)
 {
 	struct https_client *c = ctx;
 
 	OBJ_CHECK(c, HTTPS_MAGIC);
 	c->resolve = NULL;
-	if (n == 0) {
-		(void)err_set(&c->last, EHOSTUNREACH, "look up %s: %s", c->host, why);
+	if (a->n == 0) {
+		(void)err_set(&c->last, EHOSTUNREACH, "look up %s: %s", c->host, a->why);
 		https_down(c, &c->last);
 		return;
 	}
-	memcpy(c->addr, addr, n * sizeof(*addr));
-	c->naddr = n;
+	memcpy(c->addr, a->addr, a->n * sizeof(a->addr[0]));
+	c->naddr = a->n;
 	try_next(c);
 }
 
@@ -135,7 +135,7 @@ static void on_limit(struct timer *t)
 int https_connect_start(struct https_client *c, struct err *err)
 {
 	c->state = HTTPS_RESOLVING;
-	c->resolve = resolve_start(c->loop, c->host, on_resolved, c, err);
+	c->resolve = resolve_start(c->loop, c->host, NULL, on_resolved, c, err);
 	if (c->resolve == NULL)
 		return -EIO; /* the sentence is in @err */
 	loop_timer_set(c->loop, &c->limit, c->connect_ms, on_limit);

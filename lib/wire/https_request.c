@@ -234,6 +234,7 @@ int https_request(struct https_client *c, struct https_req *r, const struct http
 	for (size_t i = 0; i < call->nfields; i++)
 		f[4 + i] = call->field[i];
 	*r = (struct https_req){.ops = ops, .manual = call->manual, .ended = !call->open};
+	r->max_unsent = call->max_unsent != 0 ? call->max_unsent : LIMIT_HTTPS_UNSENT_BYTES;
 	r->id = h2_request(c->h2, f, 4 + call->nfields, r);
 	if (r->id < 0)
 		return err_errno(err, -r->id, "new HTTP/2 stream");
@@ -253,7 +254,7 @@ int https_req_send(struct https_req *r, const void *p, size_t n, bool last)
 
 	if (c == NULL || r->ended)
 		return -ENOTCONN;
-	if (r->body.n - r->body_sent + n > LIMIT_HTTPS_UNSENT_BYTES)
+	if (r->body.n - r->body_sent + n > r->max_unsent)
 		return -ENOBUFS;
 	strbuf_add(&r->body, p, n);
 	r->ended = last;

@@ -24,16 +24,15 @@ struct shared { /* between the loop and the thread */
 	atomic_uint refs;
 	char *host;
 	int efd;
-	struct ip_addr addr[RESOLVE_ADDRS_MAX];
-	size_t n;
-	char why[128];
+	void (*lookup)(const char *host, struct resolve_answer *ret);
+	struct resolve_answer a;
 };
 
 struct resolve {
 	struct loop *loop;
 	struct watch watch;
 	struct shared *s;
-	void (*done)(void *, const struct ip_addr *, size_t, const char *);
+	void (*done)(void *, const struct resolve_answer *);
 	void *ctx;
 	struct deferred dead;
 };
@@ -50,7 +49,7 @@ static void shared_unref(struct shared *s)
 	free(s);
 }
 
-static void add(struct shared *s, const struct sockaddr *sa)
+static void add(struct resolve_answer *ret, const struct sockaddr *sa)
 {
 	const struct sockaddr_in *v4 = (const struct sockaddr_in *)(const void *)sa;
 	const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)(const void *)sa;
@@ -61,8 +60,8 @@ static void add(struct shared *s, const struct sockaddr *sa)
 		r = ip_from_bytes(&v4->sin_addr, 4, &ip);
 	else if (sa->sa_family == AF_INET6)
 		r = ip_from_bytes(&v6->sin6_addr, 16, &ip);
-	if (r == 0 && s->n < RESOLVE_ADDRS_MAX)
-		s->addr[s->n++] = ip;
+	if (r == 0 && ret->n < RESOLVE_ADDRS_MAX)
+		ret->addr[ret->n++] = ip;
 }
 
 static void ring(struct shared *s)
@@ -72,21 +71,30 @@ static void ring(struct shared *s)
 	bug_on(write(s->efd, &one, sizeof(one)) != (ssize_t)sizeof(one));
 }
 
-static void *run(void *arg)
+/* As the system would. */
+static void by_system(const char *host, struct resolve_answer *ret)
 {
-	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG}, *list;
-	struct shared *s = arg;
-	int r = getaddrinfo(s->host, NULL, &hints, &list);
+	/* Of both families, whatever the node has now: who connects tries one after the other. */
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+	struct addrinfo *list;
+	int r = getaddrinfo(host, NULL, &hints, &list);
 
 	if (r != 0) {
-		(void)snprintf(s->why, sizeof(s->why), "%s", gai_strerror(r));
-	} else {
-		for (const struct addrinfo *a = list; a != NULL; a = a->ai_next)
-			add(s, a->ai_addr);
-		freeaddrinfo(list);
-		if (s->n == 0)
-			(void)snprintf(s->why, sizeof(s->why), "the name has no address");
+		(void)snprintf(ret->why, sizeof(ret->why), "%s", gai_strerror(r));
+		return;
 	}
+	for (const struct addrinfo *a = list; a != NULL; a = a->ai_next)
+		add(ret, a->ai_addr);
+	freeaddrinfo(list);
+	if (ret->n == 0)
+		(void)snprintf(ret->why, sizeof(ret->why), "the name has no address");
+}
+
+static void *run(void *arg)
+{
+	struct shared *s = arg;
+
+	s->lookup(s->host, &s->a);
 	ring(s); /* the eventfd orders the answer before the loop's read */
 	shared_unref(s);
 	atomic_fetch_sub_explicit(&threads, 1, memory_order_relaxed); /* only a count */
@@ -146,13 +154,14 @@ static void on_answer(struct watch *w, uint32_t events)
 		return;
 	atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed); /* ours, over the callback */
 	(void)resolve_cancel(r);
-	r->done(r->ctx, s->addr, s->n, s->why);
+	r->done(r->ctx, &s->a);
 	shared_unref(s);
 }
 
 struct resolve *resolve_start(struct loop *l, const char *host,
-			      void (*done)(void *, const struct ip_addr *, size_t, const char *),
-			      void *ctx, struct err *err)
+			      void (*lookup)(const char *, struct resolve_answer *),
+			      void (*done)(void *, const struct resolve_answer *), void *ctx,
+			      struct err *err)
 {
 	struct resolve *r = xcalloc(1, sizeof(*r));
 	int rc = 0;
@@ -161,13 +170,15 @@ struct resolve *resolve_start(struct loop *l, const char *host,
 	r->s = xcalloc(1, sizeof(*r->s));
 	atomic_init(&r->s->refs, 1);
 	r->s->host = xstrdup(host);
+	r->s->lookup = lookup != NULL ? lookup : by_system;
 	r->s->efd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (r->s->efd < 0)
 		rc = -errno;
 	if (rc == 0)
-		rc = loop_watch(l, &r->watch, r->s->efd, EPOLLIN, on_answer);
-	if (rc == 0 && ip_parse(str_of(host), &r->s->addr[0]) == 0) {
-		r->s->n = 1;
+		rc = loop_watch(r->loop, &r->watch, r->s->efd, EPOLLIN, on_answer);
+	if (rc == 0 && ip_parse(str_of(host), &r->s->a.addr[0]) == 0) {
+		r->s->a.n = 1;
+		r->s->a.ttl_s = UINT32_MAX;
 		ring(r->s);
 	} else if (rc == 0) {
 		rc = start_thread(r->s);

@@ -8,21 +8,31 @@
  * lookups of the process run at once. IP literals need no thread.
  */
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include "lib/format/ip.h"
 
 struct err;
 struct loop;
 struct resolve;
 
-#define RESOLVE_ADDRS_MAX   8
-#define RESOLVE_THREADS_MAX 4
+#define RESOLVE_ADDRS_MAX   16
+#define RESOLVE_THREADS_MAX 32
 
-/* @done runs once from the loop, never before this returns, unless resolve_cancel() came first:
- * with @n addresses in the system's order of preference, or with n == 0 and @why. The lookup is
- * over then (do not cancel it). NULL with @err when none can be started. */
+struct resolve_answer {
+	struct ip_addr addr[RESOLVE_ADDRS_MAX]; /* in the order of preference */
+	size_t n;
+	uint32_t ttl_s; /* n != 0, @lookup given: how long they hold */
+	bool none;	/* n == 0: it is known that there are none; else nobody could tell */
+	char why[128];	/* n == 0 */
+};
+/* @done runs once from the loop, never before this returns, unless resolve_cancel() came first. The
+ * lookup is over then (do not cancel it). @lookup runs in the helper thread and fills in what is
+ * zeroed; NULL: as the system does. An IP literal holds for UINT32_MAX seconds. NULL with @err when
+ * none can be started. */
 struct resolve *resolve_start(struct loop *l, const char *host,
-			      void (*done)(void *ctx, const struct ip_addr *addr, size_t n,
-					   const char *why),
-			      void *ctx, struct err *err) _must_check_;
+			      void (*lookup)(const char *host, struct resolve_answer *ret),
+			      void (*done)(void *ctx, const struct resolve_answer *a), void *ctx,
+			      struct err *err) _must_check_;
 struct resolve *resolve_cancel(struct resolve *r); /* NULL is fine; returns NULL */

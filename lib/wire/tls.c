@@ -47,7 +47,7 @@ static int no_passphrase(char *buf, int size, int rw, void *arg)
 }
 
 /* The end of a PEM text is reported as an error by OpenSSL. */
-static bool at_pem_end(void)
+bool tls_at_pem_end(void)
 {
 	unsigned long e = ERR_peek_last_error();
 	bool end = ERR_GET_LIB(e) == ERR_LIB_PEM && ERR_GET_REASON(e) == PEM_R_NO_START_LINE;
@@ -66,7 +66,7 @@ static STACK_OF(X509) * certs_parse(struct str pem, const char *what, struct err
 	bug_on(list == NULL);
 	while ((c = PEM_read_bio_X509(b, NULL, no_passphrase, NULL)) != NULL)
 		bug_on(sk_X509_push(list, c) == 0);
-	ok = at_pem_end();
+	ok = tls_at_pem_end();
 	BIO_free(b);
 	if (ok && sk_X509_num(list) > 0)
 		return list;
@@ -239,6 +239,24 @@ void tls_identity_unref(struct tls_identity *id)
 	free(id->chain_pem);
 	free(id->roots_pem);
 	free(id);
+}
+
+int tls_identity_key_pem(const struct tls_identity *id, struct strbuf *out)
+{
+	EVP_PKEY *key = SSL_CTX_get0_privatekey(id->ctx);
+	BIO *b = BIO_new(BIO_s_mem()); /* cleared when it grows and when it goes */
+	char *p = NULL;
+	int ok;
+	long n;
+
+	bug_on(b == NULL);
+	ok = key != NULL && PEM_write_bio_PKCS8PrivateKey(b, key, NULL, NULL, 0, NULL, NULL) == 1;
+	n = ok ? BIO_get_mem_data(b, &p) : 0;
+	if (n > 0)
+		strbuf_add(out, p, (size_t)n);
+	BIO_free(b);
+	ERR_clear_error();
+	return n > 0 ? 0 : -EINVAL;
 }
 
 const char *tls_identity_spiffe(const struct tls_identity *id)

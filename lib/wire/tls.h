@@ -25,6 +25,12 @@ struct tls_identity *tls_identity_new(struct str chain_pem, struct str key_pem,
 				      struct str roots_pem, struct err *err) _must_check_;
 struct tls_identity *tls_identity_ref(struct tls_identity *id);
 void tls_identity_unref(struct tls_identity *id);
+/* Would a peer accept it now? The chain leads to the roots, for both roles, and is valid today.
+ * -EINVAL with the reason. Control thread. */
+int tls_identity_check(const struct tls_identity *id, struct err *err) _must_check_;
+/* Appends the private key, PKCS#8 in PEM; the caller wipes it. -EINVAL when the key cannot be read.
+ * Control thread. */
+int tls_identity_key_pem(const struct tls_identity *id, struct strbuf *out) _must_check_;
 const char *tls_identity_spiffe(const struct tls_identity *id);
 time_t tls_identity_not_before(const struct tls_identity *id);
 time_t tls_identity_not_after(const struct tls_identity *id);

@@ -25,7 +25,7 @@ struct tls_client_ctx {
 
 struct tls_client {
 	uint32_t magic;
-	bool failed;
+	bool failed, by_address;
 	SSL *ssl;
 	BIO *in, *out; /* owned by ssl */
 	size_t sent;   /* bytes at the start of @out that are gone already */
@@ -139,7 +139,7 @@ static int fill(SSL_CTX *ctx, const struct tls_client_config *cfg, struct err *e
 	SSL_CTX_set_verify_depth(ctx, CHAIN_DEPTH);
 	SSL_CTX_set_verify(ctx, cfg->insecure ? SSL_VERIFY_NONE : SSL_VERIFY_PEER, NULL);
 	/* RFC 9113 9.2.2 forbids most of TLS 1.2: only AEAD with ephemeral keys */
-	if (SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION) != 1 ||
+	if (SSL_CTX_set_min_proto_version(ctx, cfg->tls13 ? TLS1_3_VERSION : TLS1_2_VERSION) != 1 ||
 	    SSL_CTX_set_cipher_list(ctx, "ECDHE+AESGCM:ECDHE+CHACHA20") != 1 ||
 	    SSL_CTX_set_alpn_protos(ctx, alpn, sizeof(alpn)) != 0)
 		return err_set(err, EINVAL, "TLS parameters: %s", tls_openssl_reason());
@@ -209,6 +209,7 @@ struct tls_client *tls_client_new(struct tls_client_ctx *ctx, const char *server
 	BIO_set_mem_eof_return(t->out, -1);
 	SSL_set_bio(t->ssl, t->in, t->out);
 	SSL_set_connect_state(t->ssl);
+	t->by_address = ip_parse(str_of(server_name), &(struct ip_addr){0}) == 0;
 	return expect_name(t->ssl, server_name, err) == 0 ? t : tls_client_free(t);
 }
 
@@ -221,6 +222,20 @@ struct tls_client *tls_client_free(struct tls_client *t)
 	t->magic = OBJ_DEAD;
 	free(t);
 	return NULL;
+}
+
+int tls_client_accept_name(struct tls_client *t, const char *name, struct err *err)
+{
+	X509_VERIFY_PARAM *p = SSL_get0_param(t->ssl);
+	bool ok = name[0] != '\0' && X509_VERIFY_PARAM_add1_host(p, name, 0) == 1;
+
+	OBJ_CHECK(t, TLS_CLIENT_MAGIC);
+	/* OpenSSL wants an address and a name both, where both are set */
+	ok = ok && (!t->by_address || X509_VERIFY_PARAM_set1_ip(p, NULL, 0) == 1);
+	ERR_clear_error();
+	return ok ? 0
+		  : err_set(err, EINVAL, "server name %s: expected a DNS name",
+			    str_shown(str_of(name)));
 }
 
 int tls_client_feed(struct tls_client *t, const uint8_t *p, size_t n)

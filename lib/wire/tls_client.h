@@ -20,6 +20,7 @@ struct tls_client_config {
 	struct str ca_pem;	      /* empty: the system's trust store */
 	struct str cert_pem, key_pem; /* both or neither */
 	bool insecure;		      /* the server is not verified at all */
+	bool tls13;		      /* nothing older than TLS 1.3 */
 };
 
 /* Reads the PEM texts (nothing is kept of them). NULL with @err naming which one is bad. */
@@ -33,6 +34,9 @@ tls_client_ctx_free(struct tls_client_ctx *c); /* sessions keep their own refere
 struct tls_client *tls_client_new(struct tls_client_ctx *ctx, const char *server_name,
 				  struct err *err) _must_check_;
 struct tls_client *tls_client_free(struct tls_client *t);
+/* Before the handshake: a certificate for this DNS name is good as well. With an address as server
+ * name it is the only good one. */
+int tls_client_accept_name(struct tls_client *t, const char *name, struct err *err) _must_check_;
 
 enum tls_client_res {
 	TLS_CLIENT_OK,

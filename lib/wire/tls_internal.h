@@ -20,6 +20,19 @@ struct tls_identity {
 	time_t not_before, not_after;
 };
 
+/* After a PEM reader said that it found no more: is that the end of the text? Empties the queue. */
+bool tls_at_pem_end(void);
+
+enum tls_crl_verdict {
+	TLS_CRL_GOOD,
+	TLS_CRL_REVOKED,
+	TLS_CRL_UNSIGNED, /* the list names it, but is not its issuer's work: refused all the same
+			   */
+};
+struct tls_crl;
+/* @chain: verified, leaf first, root last. Any thread. */
+enum tls_crl_verdict tls_crl_check(const struct tls_crl *c, const STACK_OF(X509) * chain);
+
 /* Reason of the first queued OpenSSL error; empties the queue. Never NULL. */
 const char *tls_openssl_reason(void);
 

@@ -12,6 +12,7 @@
 #include "lib/base/bug.h"
 #include "lib/base/mem.h"
 #include "lib/wire/tls.h"
+#include "lib/wire/tls_crl.h"
 #include "lib/wire/tls_session_internal.h"
 
 #define TLS_RECORD_MAX 16384
@@ -156,9 +157,30 @@ struct tls_session *tls_session_free(struct tls_session *s)
 	free(s->expected);
 	free(s->peer);
 	free(s->error);
+	tls_crl_unref(s->crl);
 	s->magic = OBJ_DEAD;
 	free(s);
 	return NULL;
+}
+
+bool tls_session_crl(struct tls_session *s, struct tls_crl *crl)
+{
+	const STACK_OF(X509) *chain = s->peer != NULL ? SSL_get0_verified_chain(s->ssl) : NULL;
+	struct tls_crl *old = s->crl;
+
+	OBJ_CHECK(s, TLS_SESSION_MAGIC);
+	if (crl == old) /* the handshake asked these, or the last call did */
+		return !s->revoked;
+	s->crl = tls_crl_ref(crl);
+	tls_crl_unref(old);
+	if (crl != NULL && s->peer != NULL && tls_crl_check(crl, chain) != TLS_CRL_GOOD)
+		s->revoked = true;
+	return !s->revoked;
+}
+
+bool tls_session_revoked(const struct tls_session *s)
+{
+	return s->revoked;
 }
 
 void tls_session_feed(struct tls_session *s, const uint8_t *p, size_t n)

@@ -17,6 +17,7 @@
 #include <stdint.h>
 #include "lib/base/attr.h"
 
+struct tls_crl;
 struct tls_identity;
 struct tls_session;
 
@@ -41,6 +42,12 @@ enum tls_res {
 struct tls_session *tls_session_new(struct tls_identity *id, bool server,
 				    const char *const *expected, size_t nexpected) _must_check_;
 struct tls_session *tls_session_free(struct tls_session *s); /* NULL is fine; returns NULL */
+
+/* The lists that count from now on (reference taken; NULL: none). False when the peer is verified
+ * already and one of them takes that back: the session still works, to say farewell. */
+bool tls_session_crl(struct tls_session *s, struct tls_crl *crl);
+/* The peer's certificate is revoked: the handshake failed for it, or tls_session_crl() said so. */
+bool tls_session_revoked(const struct tls_session *s);
 
 /* Lends received bytes; they must be used up by calls below before the buffer is reused. */
 void tls_session_feed(struct tls_session *s, const uint8_t *p, size_t n);

@@ -9,7 +9,7 @@
 
 struct tls_session {
 	uint32_t magic;
-	bool server, failed, closed;
+	bool server, failed, closed, revoked;
 	SSL *ssl;
 	struct tls_identity *id;
 	const uint8_t *in; /* lent by tls_session_feed() */
@@ -18,8 +18,12 @@ struct tls_session {
 	char **expected;     /* one allocation */
 	size_t nexpected;
 	char *peer, *error;
+	struct tls_crl *crl; /* reference; NULL: nothing is revoked */
 };
 
 /* Records the first reason; later ones are consequences. */
 void tls_session_fail(struct tls_session *s, const char *fmt, ...) _printf_(2, 3);
+/* The peer's chain against the session's lists; false: it is refused, and the reason is recorded.
+ */
+bool tls_session_unrevoked(struct tls_session *s, const STACK_OF(X509) * chain);
 void tls_session_set_peer(struct tls_session *s, const char *uri);

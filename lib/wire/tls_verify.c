@@ -5,9 +5,11 @@
  * not a SPIFFE identity refuses the certificate (security.md T1). DNS names are never looked at.
  */
 #include <errno.h>
+#include <openssl/err.h>
 #include <openssl/x509v3.h>
 
 #include "lib/base/err.h"
+#include "lib/base/limits.h"
 #include "lib/wire/spiffe.h"
 #include "lib/wire/tls.h"
 #include "lib/wire/tls_internal.h"
@@ -97,6 +99,21 @@ static int check_client(struct tls_session *s, const char *uri)
 	return 0;
 }
 
+bool tls_session_unrevoked(struct tls_session *s, const STACK_OF(X509) * chain)
+{
+	enum tls_crl_verdict v = s->crl != NULL ? tls_crl_check(s->crl, chain) : TLS_CRL_GOOD;
+
+	if (v == TLS_CRL_GOOD)
+		return true;
+	s->revoked = true;
+	tls_session_fail(s,
+			 v == TLS_CRL_REVOKED
+				 ? "tls error: peer certificate: certificate revoked"
+				 : "tls error: peer certificate: named by a revocation list that "
+				   "its issuer has not signed");
+	return false;
+}
+
 int tls_verify_peer(X509_STORE_CTX *store, void *arg)
 {
 	SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
@@ -111,6 +128,10 @@ int tls_verify_peer(X509_STORE_CTX *store, void *arg)
 				 X509_verify_cert_error_string(X509_STORE_CTX_get_error(store)));
 		return 0;
 	}
+	if (!tls_session_unrevoked(s, X509_STORE_CTX_get0_chain(store))) {
+		X509_STORE_CTX_set_error(store, X509_V_ERR_CERT_REVOKED); /* the alert's name */
+		return 0;
+	}
 	if (tls_x509_identity(X509_STORE_CTX_get0_cert(store), uri, &err) < 0) {
 		tls_session_fail(s, "identity verification error: peer certificate: %s", err.msg);
 		ok = 0;
@@ -122,4 +143,34 @@ int tls_verify_peer(X509_STORE_CTX *store, void *arg)
 	else
 		tls_session_set_peer(s, uri);
 	return ok;
+}
+
+static int check_purpose(SSL_CTX *ssl, int purpose, struct err *err)
+{
+	X509_STORE_CTX *ctx = X509_STORE_CTX_new();
+	STACK_OF(X509) *chain = NULL;
+	int r = 0;
+
+	(void)SSL_CTX_get0_chain_certs(ssl, &chain);
+	if (ctx == NULL ||
+	    X509_STORE_CTX_init(ctx, SSL_CTX_get_cert_store(ssl), SSL_CTX_get0_certificate(ssl),
+				chain) != 1 ||
+	    X509_STORE_CTX_set_purpose(ctx, purpose) != 1) {
+		r = err_set(err, EINVAL, "certificate: %s", tls_openssl_reason());
+	} else {
+		X509_STORE_CTX_set_depth(ctx, LIMIT_TLS_CHAIN_DEPTH);
+		if (X509_verify_cert(ctx) != 1)
+			r = err_set(err, EINVAL, "certificate: %s",
+				    X509_verify_cert_error_string(X509_STORE_CTX_get_error(ctx)));
+	}
+	X509_STORE_CTX_free(ctx);
+	ERR_clear_error();
+	return r;
+}
+
+int tls_identity_check(const struct tls_identity *id, struct err *err)
+{
+	int r = check_purpose(id->ctx, X509_PURPOSE_SSL_SERVER, err);
+
+	return r != 0 ? r : check_purpose(id->ctx, X509_PURPOSE_SSL_CLIENT, err);
 }

@@ -37,6 +37,7 @@ static int pack_hello(const struct zds_msg *m, uint8_t *buf, struct err *err)
 		return err_set(err, EINVAL, "zds: hello without a version");
 	h.version = m->version;
 	h.held = m->held;
+	h.dns = m->dns;
 	return pack(&h.base, buf, err);
 }
 
@@ -67,6 +68,9 @@ static int pack_add(struct zds_msg *m, uint8_t *buf, struct err *err)
 	add.workload_info = m->has_info ? &info : NULL;
 	add.n_listener_ports = copy_ports(m, ports);
 	add.listener_ports = ports;
+	add.agent_version = m->agent_version;
+	add.credential = m->credential;
+	add.dns_not_captured = m->dns_not_captured;
 	r.payload_case = ZDS__WORKLOAD_REQUEST__PAYLOAD_ADD;
 	r.add = &add;
 	return pack_request(&r, buf, err);
@@ -129,6 +133,27 @@ static int pack_held(struct zds_msg *m, uint8_t *buf, struct err *err)
 	return pack(&r.base, buf, err);
 }
 
+static int pack_credential(struct zds_msg *m, uint8_t *buf, struct err *err)
+{
+	Zds__WorkloadResponse r = ZDS__WORKLOAD_RESPONSE__INIT;
+	Zds__Credential c = ZDS__CREDENTIAL__INIT;
+
+	c.identity = bytes_of(m->identity);
+	r.payload_case = ZDS__WORKLOAD_RESPONSE__PAYLOAD_CREDENTIAL;
+	r.credential = &c;
+	return pack(&r.base, buf, err);
+}
+
+static int pack_draining(uint8_t *buf, struct err *err)
+{
+	Zds__WorkloadResponse r = ZDS__WORKLOAD_RESPONSE__INIT;
+	Zds__Draining draining = ZDS__DRAINING__INIT;
+
+	r.payload_case = ZDS__WORKLOAD_RESPONSE__PAYLOAD_DRAINING;
+	r.draining = &draining;
+	return pack(&r.base, buf, err);
+}
+
 int zds_encode(const struct zds_msg *m, uint8_t buf[LIMIT_ZDS_PACKET_BYTES], struct err *err)
 {
 	struct zds_msg c = *m; /* protobuf-c wants writable bytes */
@@ -152,6 +177,10 @@ int zds_encode(const struct zds_msg *m, uint8_t buf[LIMIT_ZDS_PACKET_BYTES], str
 		return pack_ack(&c, buf, err);
 	case ZDS_HELD:
 		return pack_held(&c, buf, err);
+	case ZDS_DRAINING:
+		return pack_draining(buf, err);
+	case ZDS_CREDENTIAL:
+		return pack_credential(&c, buf, err);
 	case ZDS_KIND_N:
 		break;
 	}
@@ -209,6 +238,7 @@ int zds_decode_hello(const uint8_t *p, size_t n, struct zds_msg *ret, struct err
 		return err_set(err, EINVAL, "zds: hello of %zu bytes cannot be decoded", n);
 	m.version = h->version;
 	m.held = h->held;
+	m.dns = h->dns && h->version >= ZDS_V2_CUSTODY;
 	zds__hello__free_unpacked(h, NULL);
 	if (m.version == 0)
 		return err_set(err, EINVAL, "zds: hello without a version");
@@ -222,6 +252,7 @@ static int take_add(const Zds__AddWorkload *a, struct zds_msg *m, struct err *er
 	int r = take_text(&a->uid, "uid", true, m->uid, sizeof(m->uid), err);
 
 	m->kind = ZDS_ADD;
+	m->dns_not_captured = a->dns_not_captured;
 	if (r == 0 && i != NULL) {
 		m->has_info = true;
 		r = take_text(&i->name, "workload_info.name", false, m->name, sizeof(m->name), err);
@@ -232,6 +263,8 @@ static int take_add(const Zds__AddWorkload *a, struct zds_msg *m, struct err *er
 			r = take_text(&i->service_account, "workload_info.service_account", false,
 				      m->sa, sizeof(m->sa), err);
 	}
+	m->agent_version = a->agent_version;
+	m->credential = a->credential != 0;
 	return r < 0 ? r : take_ports(a->listener_ports, a->n_listener_ports, m, err);
 }
 
@@ -288,6 +321,13 @@ static int take_response(const Zds__WorkloadResponse *q, struct zds_msg *m, stru
 		return r < 0 ? r
 			     : take_ports(q->held->listener_ports, q->held->n_listener_ports, m,
 					  err);
+	case ZDS__WORKLOAD_RESPONSE__PAYLOAD_DRAINING:
+		m->kind = ZDS_DRAINING;
+		return 0;
+	case ZDS__WORKLOAD_RESPONSE__PAYLOAD_CREDENTIAL:
+		m->kind = ZDS_CREDENTIAL;
+		return take_text(&q->credential->identity, "identity", true, m->identity,
+				 sizeof(m->identity), err);
 	case ZDS__WORKLOAD_RESPONSE__PAYLOAD__NOT_SET:
 	case _ZDS__WORKLOAD_RESPONSE__PAYLOAD__CASE_IS_INT_SIZE:
 		break;

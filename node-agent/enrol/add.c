@@ -174,6 +174,7 @@ void enrol_add(struct enrol *e, const struct attachment *req, uint64_t deadline_
 		x = enrolment_new(e, req);
 		x->at.id = id;
 		x->by_runtime = !attachment_is_ours(req->container_id);
+		x->cleaned = true; /* a new namespace: nobody was there before us */
 	}
 	if (x->netns_fd < 0)
 		x->netns_fd = take_fd(fd);

@@ -86,6 +86,8 @@ void attachment_print(const struct attachment *a, struct strbuf *out)
 	jsonw_cstr(&w, "podUID", a->uid);
 	if (a->service_account != NULL)
 		jsonw_cstr(&w, "serviceAccount", a->service_account);
+	if (a->quarantined)
+		jsonw_bool(&w, "quarantined", true);
 	jsonw_list(&w, "ips");
 	for (size_t i = 0; i < a->nips; i++) {
 		char text[IP_TEXT_MAX];
@@ -174,6 +176,8 @@ int attachment_parse(struct str text, struct attachment *ret, struct err *err)
 		r = parse_number(root, "netnsInode", &ino, err);
 	if (r == 0)
 		r = parse_ips(root, &a, err);
+	if (r == 0)
+		r = doc_opt_bool(root, "quarantined", &a.quarantined, err);
 	(void)arena_free(arena);
 	if (r < 0) {
 		attachment_fini(&a);

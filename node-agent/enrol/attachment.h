@@ -24,6 +24,7 @@ struct attachment {
 	char uid[POD_UID_MAX]; /* "" if nobody said */
 	struct ip_addr ips[POD_IPS_MAX];
 	size_t nips;
+	bool quarantined; /* its rules lead nowhere, on purpose (quarantine.c) */
 };
 
 void attachment_fini(struct attachment *a);				    /* frees the texts */

@@ -21,6 +21,7 @@
 #include "node-agent/enrol/enrol_internal.h"
 #include "node-agent/enrol/journal.h"
 #include "node-agent/enrol/netns_check.h"
+#include "node-agent/view.h"
 
 #define SCAN_SOON_MS  50
 #define SCAN_MAX_MS   30000
@@ -38,6 +39,19 @@ static int find_netns(struct enrolment *x, struct custody_stored *s, struct err 
 		return r;
 	x->netns_fd = fd_dup(s->netns_fd);
 	return x->netns_fd < 0 ? x->netns_fd : 0;
+}
+
+/* What the store kept: the listening sockets and, behind them, the DNS proxy's. */
+static int adopt_stored(struct enrolment *x, const struct custody_stored *s, struct err *err)
+{
+	int fds[MESH_SOCKETS_N];
+	size_t n = MESH_L_N;
+
+	memcpy(fds, s->fds, sizeof(s->fds));
+	for (int i = 0; i < MESH_DNS_N; i++)
+		if (s->dns[i] >= 0)
+			fds[n++] = s->dns[i];
+	return custody_adopt(&x->custody, x->at.uid, x->netns_fd, x->at.id, fds, n, err);
 }
 
 static void restore_one(void *ctx, const struct attachment *at)
@@ -62,12 +76,13 @@ static void restore_one(void *ctx, const struct attachment *at)
 	if (nft_pod_present(x->netns_fd, &x->rules, &err) < 0) {
 		log_warn("discover", "pod=%s/%s: %s", at->ns, at->name, err.msg);
 		x->rules = true; /* assume the worst: removal and repair both cope with none */
+	} else {
+		x->applied = x->rules;
 	}
-	if (s != NULL &&
-	    custody_adopt(&x->custody, at->uid, x->netns_fd, at->id, s->fds, MESH_L_N, &err) == 0)
+	if (s != NULL && adopt_stored(x, s, &err) == 0)
 		s->adopted = true;
-	x->wanted = x->rules; /* until the source says otherwise */
-	x->await_held = x->rules && !x->custody.held;
+	x->wanted = x->rules && !at->quarantined; /* until the source says otherwise */
+	x->await_held = x->wanted && !x->custody.held;
 	log_info("discover", "sandbox found pod=%s/%s uid=%s container=%s rules=%s custody=%s",
 		 at->ns, at->name, at->uid, at->container_id, x->rules ? "yes" : "no",
 		 x->custody.held ? "kept" : "no");
@@ -88,10 +103,13 @@ void discover_restore(struct enrol *e)
 
 struct wanted_pod {
 	const struct pod *pod;
-	int netns_fd;
-	struct netns_id id;
-	uint64_t start_time;
-	char path[64];
+	struct candidate { /* a namespace in which one of the pod's processes lives */
+		int netns_fd;
+		struct netns_id id;
+		uint64_t start_time;
+		char path[64];
+	} proven, suspect; /* with one of the pod's addresses, without */
+	struct err why;	   /* the suspect is not proven */
 };
 
 struct scan {
@@ -105,7 +123,8 @@ static bool has_sandbox(struct enrol *e, const struct pod *p)
 	list_for_each (n, &e->all) {
 		struct enrolment *x = container_of(n, struct enrolment, node);
 
-		if (strcmp(x->at.ns, p->ns) == 0 && strcmp(x->at.name, p->name) == 0)
+		if (strcmp(x->at.ns, p->ns) == 0 && strcmp(x->at.name, p->name) == 0 &&
+		    (!list_empty(&x->waiters) || !enrolment_netns_gone(x)))
 			return true;
 	}
 	return false;
@@ -116,27 +135,20 @@ static void collect(void *ctx, const struct pod *p)
 	char reason[ELIGIBILITY_REASON_MAX];
 	struct scan *s = ctx;
 
-	if (p->uid == NULL || p->nips == 0 || has_sandbox(s->e, p) ||
+	if (p->uid == NULL || has_sandbox(s->e, p) ||
 	    eligibility_of(p, pods_namespace(s->e->pods, p->ns), s->e->cfg, reason) != ELIGIBLE_YES)
 		return;
 	if (s->n == s->cap) {
 		s->cap = s->cap != 0 ? s->cap * 2 : 8;
 		s->want = xrealloc_array(s->want, s->cap, sizeof(*s->want));
 	}
-	s->want[s->n++] = (struct wanted_pod){.pod = p, .netns_fd = -1};
-}
-
-static struct wanted_pod *find_wanted(struct scan *s, const char *uid)
-{
-	for (size_t i = 0; i < s->n; i++)
-		if (strcmp(s->want[i].pod->uid, uid) == 0)
-			return &s->want[i];
-	return NULL;
+	s->want[s->n++] =
+		(struct wanted_pod){.pod = p, .proven.netns_fd = -1, .suspect.netns_fd = -1};
 }
 
 static bool read_uid(const char *pid, char uid[CGROUP_UID_LEN + 1])
 {
-	_cleanup_free_ char *path = xasprintf("/proc/%s/cgroup", pid), *text = NULL;
+	_cleanup_free_ char *path = xasprintf("%s/proc/%s/cgroup", view_root(), pid), *text = NULL;
 	size_t n;
 
 	return file_read(path, PROC_FILE_MAX, &text, &n, NULL) == 0 &&
@@ -145,7 +157,7 @@ static bool read_uid(const char *pid, char uid[CGROUP_UID_LEN + 1])
 
 static uint64_t read_start_time(const char *pid)
 {
-	_cleanup_free_ char *path = xasprintf("/proc/%s/stat", pid), *text = NULL;
+	_cleanup_free_ char *path = xasprintf("%s/proc/%s/stat", view_root(), pid), *text = NULL;
 	uint64_t t = UINT64_MAX;
 	size_t n;
 
@@ -155,57 +167,110 @@ static uint64_t read_start_time(const char *pid)
 	return t;
 }
 
-static void look_at_process(struct scan *s, const char *pid)
+/* @pid's cgroup names @w. */
+static void weigh(struct wanted_pod *w, const char *pid)
 {
-	char uid[CGROUP_UID_LEN + 1], path[64];
-	struct wanted_pod *w;
+	struct candidate *c;
 	struct netns_id id;
 	struct err err = {0};
+	char path[64];
 	uint64_t start;
-	int fd;
+	int fd, r;
 
-	if (!read_uid(pid, uid) || (w = find_wanted(s, uid)) == NULL)
-		return;
 	(void)snprintf(path, sizeof(path), "/proc/%s/ns/net", pid);
 	fd = netns_check_open(path, &id, &err);
 	if (fd < 0)
 		return;
 	start = read_start_time(pid);
-	if (netns_check_addresses(fd, w->pod->ips, w->pod->nips, &err) < 0 ||
-	    (w->netns_fd >= 0 && start >= w->start_time)) {
+	r = w->pod->nips == 0 ? err_set(&err, EINVAL, "the pod's address is not known yet")
+			      : netns_check_addresses(fd, w->pod->ips, w->pod->nips, &err);
+	/* who names a process by an annotation, which anybody may write, must prove it */
+	if (r < 0 && w->pod->runtime_uid != NULL) {
 		(void)xclose(fd);
 		return;
 	}
-	(void)xclose(w->netns_fd);
-	w->netns_fd = fd;
-	w->id = id;
-	w->start_time = start;
-	memcpy(w->path, path, sizeof(path));
+	c = r == 0 ? &w->proven : &w->suspect;
+	if (r < 0)
+		w->why = err;
+	if (c->netns_fd >= 0 && start >= c->start_time) {
+		(void)xclose(fd);
+		return;
+	}
+	(void)xclose(c->netns_fd);
+	*c = (struct candidate){.netns_fd = fd, .id = id, .start_time = start};
+	memcpy(c->path, path, sizeof(path));
 }
 
-static void adopt_found(struct enrol *e, struct wanted_pod *w)
+static void look_at_process(struct scan *s, const char *pid)
 {
-	struct attachment at = {.netns_path = w->path,
-				.id = w->id,
+	char uid[CGROUP_UID_LEN + 1];
+
+	if (!read_uid(pid, uid))
+		return;
+	for (size_t i = 0; i < s->n; i++)
+		if (pod_has_uid(s->want[i].pod, uid, true))
+			weigh(&s->want[i], pid);
+}
+
+/* It is in a sandbox that we know: of this pod, whose path went, or of another, which a process of
+ * this one has entered. */
+static bool is_known(struct enrol *e, struct netns_id id)
+{
+	list_for_each (n, &e->all) {
+		struct enrolment *x = container_of(n, struct enrolment, node);
+
+		if (netns_id_eq(x->at.id, id) && (x->netns_fd >= 0 || !enrolment_netns_gone(x)))
+			return true;
+	}
+	return false;
+}
+
+/* What was known of the pod is of a sandbox that is gone. */
+static void forget_former(struct enrol *e, const struct pod *p)
+{
+	list_for_each_safe (n, &e->all) {
+		struct enrolment *x = container_of(n, struct enrolment, node);
+		struct err err = {0};
+
+		if (strcmp(x->at.ns, p->ns) != 0 || strcmp(x->at.name, p->name) != 0)
+			continue;
+		log_info("discover", "former sandbox is gone " ENROL_POD " container=%s",
+			 ENROL_ARGS(x), x->at.container_id);
+		if (enrolment_leave(x, false, true, &err) < 0)
+			log_warn("discover", "%s", err.msg);
+		enrolment_drop(x, false);
+	}
+}
+
+static void adopt_found(struct enrol *e, struct wanted_pod *w, struct candidate *c)
+{
+	struct attachment at = {.netns_path = c->path,
+				.id = c->id,
 				.name = w->pod->name,
 				.ns = w->pod->ns,
 				.nips = w->pod->nips};
 	struct enrolment *x;
 
-	(void)snprintf(at.container_id, sizeof(at.container_id), "scan-%s", w->pod->uid);
-	(void)snprintf(at.uid, sizeof(at.uid), "%s", w->pod->uid);
+	(void)snprintf(at.container_id, sizeof(at.container_id), "scan-%s",
+		       pod_runtime_uid(w->pod));
+	(void)snprintf(at.uid, sizeof(at.uid), "%s", pod_runtime_uid(w->pod));
 	memcpy(at.ips, w->pod->ips, sizeof(at.ips));
+	forget_former(e, w->pod);
 	x = enrolment_new(e, &at);
 	x->by_runtime = false;
-	x->netns_fd = take_fd(w->netns_fd);
+	x->netns_fd = take_fd(c->netns_fd);
 	log_info("discover", "running pod found pod=%s/%s uid=%s netns=%s", at.ns, at.name, at.uid,
 		 at.netns_path);
-	enrolment_reconcile(x);
+	if (c == &w->suspect)
+		enrolment_quarantine(x, w->why.msg);
+	else
+		enrolment_reconcile(x);
 }
 
 static void scan_proc(struct scan *s)
 {
-	DIR *d = opendir("/proc");
+	_cleanup_free_ char *proc = view_path("/proc");
+	DIR *d = opendir(proc);
 
 	if (d == NULL)
 		return;
@@ -224,11 +289,18 @@ static void on_scan(struct timer *t)
 	pods_each(e->pods, collect, &s);
 	if (s.n != 0)
 		scan_proc(&s);
-	for (size_t i = 0; i < s.n; i++)
-		if (s.want[i].netns_fd >= 0)
-			adopt_found(e, &s.want[i]);
-		else
+	for (size_t i = 0; i < s.n; i++) {
+		struct wanted_pod *w = &s.want[i];
+
+		if (w->proven.netns_fd < 0 && w->suspect.netns_fd < 0)
 			missing++;
+		else if (w->proven.netns_fd >= 0 && !is_known(e, w->proven.id))
+			adopt_found(e, w, &w->proven);
+		else if (w->proven.netns_fd < 0 && !is_known(e, w->suspect.id))
+			adopt_found(e, w, &w->suspect);
+		(void)xclose(w->proven.netns_fd);
+		(void)xclose(w->suspect.netns_fd);
+	}
 	free(s.want);
 	if (missing == 0) {
 		e->scan_ms = 0;
@@ -243,6 +315,8 @@ static void on_scan(struct timer *t)
 
 void discover_scan_soon(struct enrol *e)
 {
+	if (timer_armed(&e->scan) && e->scan_ms == 0)
+		return; /* due already: changes without end must not put it off */
 	e->scan_ms = 0;
 	loop_timer_set(e->loop, &e->scan, SCAN_SOON_MS, on_scan);
 }

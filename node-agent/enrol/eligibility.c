@@ -53,11 +53,32 @@ static bool ruled_out(const struct pod *p, const struct config *cfg, char *reaso
 		(void)say(ELIGIBLE_NO, reason, "the pod has finished");
 		return true;
 	}
-	if (mode_is(p->mode, "none")) {
-		(void)say(ELIGIBLE_NO, reason, "the pod is labelled istio.io/dataplane-mode=none");
-		return true;
-	}
 	return false;
+}
+
+/* What AMBIENT_ENABLEMENT_SELECTOR says. */
+static enum eligibility by_selectors(const struct pod *p, const struct pod_namespace *ns,
+				     const struct selectors *s, char *reason)
+{
+	size_t n = selectors_match(s, &p->labels, &ns->labels);
+
+	if (n != 0)
+		return say(ELIGIBLE_YES, reason, "enablement selector %zu of %zu matches", n, s->n);
+	return say(ELIGIBLE_NO, reason, "none of %zu enablement selectors matches", s->n);
+}
+
+/* Without selectors: what the stock chart's selectors say, in better words. */
+static enum eligibility by_mode(const struct pod *p, const struct pod_namespace *ns, char *reason)
+{
+	if (mode_is(p->mode, "ambient"))
+		return say(ELIGIBLE_YES, reason,
+			   "the pod is labelled istio.io/dataplane-mode=ambient");
+	if (mode_is(ns->mode, "ambient"))
+		return say(ELIGIBLE_YES, reason,
+			   "namespace %s is labelled istio.io/dataplane-mode=ambient", p->ns);
+	return say(ELIGIBLE_NO, reason,
+		   "neither the pod nor namespace %s is labelled istio.io/dataplane-mode=ambient",
+		   p->ns);
 }
 
 enum eligibility eligibility_of(const struct pod *p, const struct pod_namespace *ns,
@@ -71,17 +92,12 @@ enum eligibility eligibility_of(const struct pod *p, const struct pod_namespace 
 			   p->node_name, cfg->node_name);
 	if (ruled_out(p, cfg, reason))
 		return ELIGIBLE_NO;
+	if (!cfg->has_selectors && mode_is(p->mode, "none"))
+		return say(ELIGIBLE_NO, reason, "the pod is labelled istio.io/dataplane-mode=none");
 	if (ns == NULL)
 		return say(ELIGIBLE_UNKNOWN, reason, "namespace %s is not known yet", p->ns);
-	if (mode_is(p->mode, "ambient"))
-		return say(ELIGIBLE_YES, reason,
-			   "the pod is labelled istio.io/dataplane-mode=ambient");
-	if (mode_is(ns->mode, "ambient"))
-		return say(ELIGIBLE_YES, reason,
-			   "namespace %s is labelled istio.io/dataplane-mode=ambient", p->ns);
-	return say(ELIGIBLE_NO, reason,
-		   "neither the pod nor namespace %s is labelled istio.io/dataplane-mode=ambient",
-		   p->ns);
+	return cfg->has_selectors ? by_selectors(p, ns, &cfg->selectors, reason)
+				  : by_mode(p, ns, reason);
 }
 
 int eligibility_parse_bool(struct str s, bool *ret)

@@ -21,8 +21,10 @@
 #include "node-agent/source/source.h"
 
 #define HELD_WAIT_MS   20000 /* a stock ztunnel's longest pause before it connects again is 15 s */
-#define TURN_MS	       20    /* one iteration of the loop may take about this long */
-#define PRUNE_AFTER_MS 5000  /* every pod has been looked at by then */
+#define OPEN_AGAIN_MS  1000
+#define FORMER_LOOK_MS 1000
+#define TURN_MS	       20   /* one iteration of the loop may take about this long */
+#define PRUNE_AFTER_MS 5000 /* every pod has been looked at by then */
 
 struct enrolment *enrolment_new(struct enrol *e, const struct attachment *at)
 {
@@ -65,7 +67,8 @@ enum eligibility enrolment_decide(const struct enrolment *x, const struct pod *p
 {
 	const struct pod_namespace *ns = pods_namespace(x->owner->pods, x->at.ns);
 
-	if (p != NULL && p->uid != NULL && x->at.uid[0] != '\0' && strcmp(p->uid, x->at.uid) != 0) {
+	if (p != NULL && p->uid != NULL && x->at.uid[0] != '\0' &&
+	    !pod_has_uid(p, x->at.uid, false)) {
 		(void)snprintf(reason, ELIGIBILITY_REASON_MAX,
 			       "the pod has uid %s in %s and %s at the runtime", p->uid,
 			       x->owner->src->where, x->at.uid);
@@ -88,7 +91,8 @@ static void pod_vanished(struct enrolment *x)
 		enrolment_retry(x);
 		return;
 	}
-	if (!x->wanted && !x->custody.held && x->state != ENROL_NEW)
+	if (!x->wanted && !x->custody.held && x->state != ENROL_NEW &&
+	    x->state != ENROL_QUARANTINED)
 		return;
 	if (x->rules)
 		log_info("enrol", "released, rules stay until the sandbox is deleted " ENROL_POD,
@@ -104,6 +108,45 @@ static void pod_vanished(struct enrolment *x)
 		       x->rules ? "; its rules stay until its sandbox is deleted" : "");
 }
 
+static bool is_former(const struct enrol *e)
+{
+	return e->src->former != NULL && e->src->former(e->src->impl);
+}
+
+static void on_former(struct timer *t)
+{
+	struct enrol *e = container_of(t, struct enrol, former);
+
+	if (is_former(e)) {
+		loop_timer_set(e->loop, t, FORMER_LOOK_MS, on_former);
+		return;
+	}
+	list_for_each (n, &e->all)
+		enrolment_again(container_of(n, struct enrolment, node));
+}
+
+/* The picture of the last life says that a captured pod is not in the mesh. The rules may be newer
+ * than the picture (it is written later, or was not written at all), so they are believed: nobody
+ * is let out of the mesh until the source itself has spoken. */
+static void stay_in(struct enrolment *x, const struct pod *p, const char *reason)
+{
+	struct enrol *e = x->owner;
+	char text[ERR_MSG_MAX];
+
+	if (!timer_armed(&e->former))
+		loop_timer_set(e->loop, &e->former, FORMER_LOOK_MS, on_former);
+	(void)snprintf(text, sizeof(text),
+		       "stays in the mesh until %.200s has been read; before: %.200s",
+		       e->src->where, reason);
+	log_limited(LOG_LV_WARN, "enrol", ENROL_POD " %s", ENROL_ARGS(x), text);
+	if (!x->at.quarantined) {
+		enrolment_go_in(x, p, text);
+		return;
+	}
+	x->state = ENROL_QUARANTINED;
+	(void)snprintf(x->reason, sizeof(x->reason), "%s", text);
+}
+
 void enrolment_reconcile(struct enrolment *x)
 {
 	const struct pod *p = pods_find(x->owner->pods, x->at.ns, x->at.name);
@@ -111,12 +154,20 @@ void enrolment_reconcile(struct enrolment *x)
 
 	loop_timer_cancel(&x->retry);
 	x->seen = x->seen || p != NULL;
+	if (x->at.quarantined && enrolment_netns_gone(x)) {
+		discover_scan_soon(x->owner); /* another of its processes may go on */
+		enrolment_drop(x, false);
+		return;
+	}
 	switch (enrolment_decide(x, p, reason)) {
 	case ELIGIBLE_YES:
 		enrolment_go_in(x, p, reason);
 		return;
 	case ELIGIBLE_NO:
-		enrolment_go_out(x, reason);
+		if (x->rules && is_former(x->owner))
+			stay_in(x, p, reason);
+		else
+			enrolment_go_out(x, reason);
 		return;
 	case ELIGIBLE_UNKNOWN:
 		break;
@@ -151,17 +202,13 @@ void enrolment_again(struct enrolment *x)
 
 void enrol_pod_changed(struct enrol *e, const char *ns, const char *name)
 {
-	bool known = false;
-
 	list_for_each (n, &e->all) {
 		struct enrolment *x = container_of(n, struct enrolment, node);
 
-		if (strcmp(x->at.ns, ns) == 0 && strcmp(x->at.name, name) == 0) {
+		if (strcmp(x->at.ns, ns) == 0 && strcmp(x->at.name, name) == 0)
 			enrolment_again(x);
-			known = true;
-		}
 	}
-	if (!known && e->started)
+	if (e->started) /* also a known one: its sandbox may be another by now */
 		discover_scan_soon(e);
 }
 
@@ -194,6 +241,7 @@ static void on_prune(struct timer *t)
 			return;
 		}
 	probes_prune(e->probes, keep_probe, e);
+	enrol_prune_vault(e);
 }
 
 static void on_kubelet_found(void *ctx)
@@ -237,6 +285,7 @@ struct enrol *enrol_new(struct loop *l, const struct config *cfg, const struct p
 	e->src = src;
 	list_init(&e->all);
 	e->journal = xasprintf("%s/attachments", cfg->run_dir);
+	e->vault = vault_new(l);
 	if (netns_check_init(err) < 0 || dir_make(e->journal, 0700, err) < 0)
 		return enrol_free(e);
 	e->probes = probes_new(l, cfg, on_kubelet_found, e, err);
@@ -254,6 +303,10 @@ struct enrol *enrol_free(struct enrol *e)
 	loop_timer_cancel(&e->scan);
 	loop_timer_cancel(&e->held_limit);
 	loop_timer_cancel(&e->prune);
+	loop_timer_cancel(&e->open_zds);
+	loop_timer_cancel(&e->former);
+	loop_ready_cancel(&e->prune_vault);
+	(void)vault_free(e->vault);
 	(void)probes_free(e->probes);
 	free(e->journal);
 	free(e);
@@ -265,10 +318,26 @@ void enrol_set_zds(struct enrol *e, struct zds_server *s)
 	e->zds = s;
 }
 
-void enrol_start(struct enrol *e)
+static void open_zds(struct enrol *e);
+
+static void on_open_zds(struct timer *t)
+{
+	open_zds(container_of(t, struct enrol, open_zds));
+}
+
+/* Without it no ztunnel ever comes, and every pod waits for one. */
+static void open_zds(struct enrol *e)
 {
 	struct err err = {0};
 
+	if (zds_server_open(e->zds, &err) == 0)
+		return;
+	log_error("enrol", "%s; tried again in %d ms", err.msg, OPEN_AGAIN_MS);
+	loop_timer_set(e->loop, &e->open_zds, OPEN_AGAIN_MS, on_open_zds);
+}
+
+void enrol_start(struct enrol *e)
+{
 	if (e->started)
 		return;
 	discover_restore(e);
@@ -278,22 +347,26 @@ void enrol_start(struct enrol *e)
 	loop_timer_set(e->loop, &e->held_limit, HELD_WAIT_MS, on_held_limit);
 	loop_timer_set(e->loop, &e->prune, PRUNE_AFTER_MS, on_prune);
 	discover_scan_soon(e);
-	if (zds_server_open(e->zds, &err) < 0)
-		log_error("enrol", "%s", err.msg);
+	open_zds(e);
+}
+
+bool enrol_started(const struct enrol *e, char *reason)
+{
+	reason[0] = '\0';
+	if (!e->started)
+		(void)snprintf(reason, ERR_MSG_MAX, "%s has not been read yet", e->src->where);
+	return e->started;
 }
 
 bool enrol_ready(const struct enrol *e, char *reason)
 {
-	if (!e->started) {
-		(void)snprintf(reason, ERR_MSG_MAX, "%s has not been read yet", e->src->where);
+	if (!enrol_started(e, reason))
 		return false;
-	}
 	if (!enrol_ztunnel_usable(e)) {
 		(void)snprintf(reason, ERR_MSG_MAX, "no ztunnel is connected to %s",
 			       e->cfg->ztunnel_sock);
 		return false;
 	}
-	reason[0] = '\0';
 	return true;
 }
 

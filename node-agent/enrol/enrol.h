@@ -91,8 +91,32 @@ void enrol_set_observer(struct enrol *e, void (*fn)(void *ctx, const char *ns, c
 			void *ctx);
 /* Can pods be taken now? @ret_reason (ERR_MSG_MAX) says why not. */
 bool enrol_ready(const struct enrol *e, char *ret_reason);
+/* The part of it that does not depend on ztunnel: what there is to know has been read. */
+bool enrol_started(const struct enrol *e, char *ret_reason);
 
-/* The "pods" and "ztunnels" lists of GET /v1/status. */
-void enrol_print_pods(struct enrol *e, struct jsonw *w);
+/* Reading every pod's rules back, a few pods in each turn of the loop so that nothing else has to
+ * wait. Embed it, zeroed. */
+struct enrol_look {
+	struct enrol *enrol;
+	struct ready again;
+	uint64_t since;
+	void (*done)(struct enrol_look *k); /* once, never before enrol_look_start() returns */
+};
+void enrol_look_start(struct enrol *e, struct enrol_look *k);
+void enrol_look_cancel(struct enrol_look *k); /* done will not run; safe when not looking */
+
+/* The "pods" and "ztunnels" lists of GET /v1/status. @rules: with what the last look saw; call it
+ * from enrol_look.done. */
+void enrol_print_pods(struct enrol *e, bool rules, struct jsonw *w);
 void enrol_print_ztunnels(const struct enrol *e, struct jsonw *w);
+/* Everything about the rules and sockets of the pods that @key names (namespace/name, UID,
+ * container ID or its first 8 characters or more), as one list "pods". Returns how many. */
+size_t enrol_print_rules(struct enrol *e, const char *key, struct jsonw *w);
+/* The "probes" object of GET /v1/node. */
+void enrol_print_probes(const struct enrol *e, struct jsonw *w);
 size_t enrol_count(const struct enrol *e, size_t *ret_enrolled);
+/* The states of GET /v1/status. */
+#define ENROL_SHOWN_N 5
+extern const char *const enrol_shown_name[ENROL_SHOWN_N];
+size_t enrol_count_shown(const struct enrol *e, unsigned int shown);
+size_t enrol_ztunnels(const struct enrol *e); /* connected */

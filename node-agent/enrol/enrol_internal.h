@@ -8,6 +8,7 @@
 #include "node-agent/enrol/custody.h"
 #include "node-agent/enrol/eligibility.h"
 #include "node-agent/enrol/enrol.h"
+#include "node-agent/enrol/vault.h"
 #include "node-agent/serve/zds.h"
 
 #define ENROLMENT_MAGIC 0x656e726fu
@@ -18,7 +19,16 @@ enum enrol_state {
 	ENROL_PENDING,	/* rules are in place, ztunnel has not acknowledged */
 	ENROL_ENROLLED, /* all steps done */
 	ENROL_FAILED,
+	ENROL_QUARANTINED, /* found running: captured, and kept from everybody */
 	ENROL_STATE_N
+};
+
+/* What reading the rules back gave, and when (look.c). */
+struct rules_look {
+	uint64_t at;	   /* enrol->looks at that time; 0: never */
+	bool rules;	   /* enrolment.rules at that time */
+	const char *state; /* "present", ... */
+	char *diff;	   /* owned; NULL: none */
 };
 
 /* One sandbox of one pod. Owned by enrol->all. */
@@ -32,9 +42,12 @@ struct enrolment {
 	/* what has been done, in the order of the steps */
 	int netns_fd; /* owned; -1: not open */
 	struct custody custody;
-	bool rules; /* our rules are, or may be, in the namespace */
+	bool rules;   /* our rules are, or may be, in the namespace */
+	bool applied; /* they are: the kernel has taken them */
+	bool cleaned; /* no rules of Istio's agent are there beside them (its iptables mode) */
 	struct nft_pod_opts opts;
-	bool announced; /* a ztunnel may know the pod */
+	bool dns_wanted; /* settings and annotation ask for DNS capture; .opts: there is any */
+	bool announced;	 /* a ztunnel may know the pod */
 	bool probes;
 
 	bool seen;	 /* the source had the pod in this process' life */
@@ -43,11 +56,15 @@ struct enrolment {
 	bool await_held; /* ztunnel may still hold the sockets: do not make others yet */
 	enum enrol_state state;
 	char reason[ERR_MSG_MAX]; /* of the decision, or what failed */
+	struct rules_look look;
 	struct zds_add add;
 	struct list waiters;
 	struct timer retry;
 	unsigned int backoff_ms;
 	struct timer drain; /* armed: it leaves, and its connections may not have ended yet */
+	uint64_t drain_since, drain_limit_ms;
+	bool drained;	/* nothing is waited for any more: the rules may go */
+	bool lingering; /* it leaves, and ztunnel still serves it */
 	unsigned int drain_looks;
 	struct ready again;
 	struct deferred dead;
@@ -60,13 +77,18 @@ struct enrol {
 	const struct source *src;
 	struct zds_server *zds;
 	struct probes *probes;
+	struct vault *vault;
+	struct ready prune_vault; /* a pod has left */
 	char *journal;
 	struct list all;
+	uint64_t looks; /* counts readings of rules */
 	bool started;
 	struct timer scan; /* pods that should be in the mesh and have no sandbox we know */
 	unsigned int scan_ms;
 	struct timer held_limit; /* end of waiting for sockets that ztunnel may return */
 	struct timer prune;
+	struct timer open_zds; /* the socket could not be opened: again */
+	struct timer former;   /* pods stay in until the source is read; then all are looked at */
 	void (*observer)(void *ctx, const char *ns, const char *name);
 	void *observer_ctx;
 };
@@ -106,9 +128,26 @@ int enrolment_open_netns(struct enrolment *x, struct err *err) _must_check_;
 /* A ztunnel is connected, or left so recently that connections may wait for it. */
 bool enrol_ztunnel_usable(const struct enrol *e);
 
+/* ztunnel.c */
+/* Credentials that no pod needs any more go, soon. */
+void enrol_prune_vault(struct enrol *e);
+
+/* look.c */
+/* Reads the rules back: "absent", "present", "different" or, with the reason in @diff, "unknown".
+ */
+const char *enrolment_rules(struct enrolment *x, struct strbuf *diff);
+
+/* quarantine.c */
+/* Refuses all TCP of a running pod, in both directions, and tries again later. @x->netns_fd is
+ * open. */
+void enrolment_quarantine(struct enrolment *x, const char *why);
+void enrolment_unquarantine(struct enrolment *x);     /* it is in, or out; notes it */
+bool enrolment_was_in(const struct pod *p);	      /* the API says so; @p may be NULL */
+bool enrolment_netns_gone(const struct enrolment *x); /* its path leads to another, or nowhere */
+
 /* drain.c */
-/* Stops the capture of a running pod and lets ztunnel and its queues go. True: its connections may
- * still end, enrolment_reconcile() comes again. False: there is nothing (more) to wait for. */
+/* Stops the capture of a running pod, and lets ztunnel go when its connections have ended. True: it
+ * is under way, enrolment_reconcile() comes again. False: there is nothing (more) to wait for. */
 bool enrolment_drain(struct enrolment *x);
 
 /* add.c */

@@ -5,11 +5,13 @@
 
 enum enrol_mesh enrol_pod_mesh(struct enrol *e, const struct pod *p)
 {
-	struct enrolment *x = p->uid != NULL ? enrolment_find_uid(e, p->uid) : NULL;
+	struct enrolment *x = p->uid != NULL ? enrolment_find_uid(e, pod_runtime_uid(p)) : NULL;
 	char reason[ELIGIBILITY_REASON_MAX];
 
 	if (x != NULL && x->state == ENROL_ENROLLED)
 		return ENROL_MESH_IN;
+	if (x != NULL && timer_armed(&x->drain))
+		return ENROL_MESH_OUT; /* peers must hear it while HBONE is still served */
 	if (x != NULL)
 		return x->state == ENROL_NOT_IN_MESH ? ENROL_MESH_OUT : ENROL_MESH_UNSURE;
 	/* no sandbox that we know: it may be found yet, unless the pod must not be in anyway */

@@ -10,7 +10,9 @@
 #include <sys/stat.h>
 
 #include "lib/base/err.h"
+#include "lib/base/mem.h"
 #include "lib/os/fd.h"
+#include "node-agent/view.h"
 
 /* Set once at start. */
 static struct netns_id host_ids[2];
@@ -25,6 +27,7 @@ static int nothing(void *ctx, struct err *err)
 int netns_check_init(struct err *err)
 {
 	_cleanup_close_ int self = netns_open("/proc/thread-self/ns/net", err);
+	_cleanup_free_ char *first = view_path("/proc/1/ns/net");
 	struct stat st;
 	int r;
 
@@ -39,8 +42,11 @@ int netns_check_init(struct err *err)
 		return r;
 	host_ids[1] = host_ids[0];
 	/* process 1 may be invisible (hidepid): our own namespace is then the only known one */
-	if (stat("/proc/1/ns/net", &st) == 0)
+	if (stat(first, &st) == 0)
 		host_ids[1] = (struct netns_id){.dev = st.st_dev, .ino = st.st_ino};
+	else if (view_root()[0] != '\0')
+		return err_errno(err, errno, "the node's network (is its /proc mounted?): %s",
+				 first);
 	return 0;
 }
 
@@ -51,6 +57,7 @@ bool netns_check_is_host(struct netns_id id)
 
 int netns_check_open(const char *path, struct netns_id *ret_id, struct err *err)
 {
+	_cleanup_free_ char *seen = view_path(path);
 	_cleanup_close_ int fd = -1;
 	struct netns_id id;
 	int r;
@@ -58,7 +65,7 @@ int netns_check_open(const char *path, struct netns_id *ret_id, struct err *err)
 	if (path[0] != '/')
 		return err_set(err, EINVAL, "network namespace %s: expected an absolute path",
 			       str_shown(str_of(path)));
-	fd = netns_open(path, err);
+	fd = netns_open(seen, err);
 	if (fd < 0)
 		return fd;
 	r = netns_id_of(fd, &id);

@@ -13,6 +13,7 @@
 
 struct config;
 struct err;
+struct jsonw;
 struct loop;
 struct probes;
 
@@ -28,6 +29,9 @@ void probes_clear(struct probes *p, const struct ip_addr *ips, size_t n, const c
 /* Removes entries for which keep() is false (a pod that left while we were away). */
 void probes_prune(struct probes *p,
 		  bool (*keep)(void *ctx, const struct ip_addr *ip, struct str uid), void *ctx);
+
+/* The "probes" object: enabled, active, kubeletUID, rules (read back) and ruleDiff. */
+void probes_print(const struct probes *p, struct jsonw *w);
 
 /* Pure: does this process look like a kubelet? @cmdline: NUL-separated arguments. */
 bool probes_is_kubelet(struct str comm, struct str cmdline);

@@ -8,8 +8,10 @@
 
 #include "lib/base/err.h"
 #include "lib/base/log.h"
+#include "lib/base/mem.h"
 #include "node-agent/enrol/enrol_internal.h"
 #include "node-agent/enrol/journal.h"
+#include "node-agent/view.h"
 
 static void release(struct enrolment *x, const char *why)
 {
@@ -65,11 +67,11 @@ static bool is_valid(const struct enrolment *x, const struct enrol_valid *valid,
 
 static bool netns_gone(const struct enrolment *x)
 {
+	_cleanup_free_ char *path = view_path(x->at.netns_path);
 	struct stat st;
 
-	return stat(x->at.netns_path, &st) < 0
-		       ? errno == ENOENT
-		       : st.st_ino != x->at.id.ino || st.st_dev != x->at.id.dev;
+	return stat(path, &st) < 0 ? errno == ENOENT
+				   : st.st_ino != x->at.id.ino || st.st_dev != x->at.id.dev;
 }
 
 void enrol_gc(struct enrol *e, const struct enrol_valid *valid, size_t n)

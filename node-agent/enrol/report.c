@@ -12,40 +12,27 @@
 #include "node-agent/enrol/enrol_internal.h"
 #include "node-agent/enrol/netns_check.h"
 
-static const char *const state_name[ENROL_STATE_N] = {
-	[ENROL_NEW] = "pending",     [ENROL_NOT_IN_MESH] = "not-in-mesh",
-	[ENROL_PENDING] = "pending", [ENROL_ENROLLED] = "enrolled",
-	[ENROL_FAILED] = "failed",
+enum shown { SHOWN_PENDING, SHOWN_NOT_IN_MESH, SHOWN_ENROLLED, SHOWN_FAILED, SHOWN_QUARANTINED };
+const char *const enrol_shown_name[ENROL_SHOWN_N] = {
+	[SHOWN_PENDING] = "pending",	     [SHOWN_NOT_IN_MESH] = "not-in-mesh",
+	[SHOWN_ENROLLED] = "enrolled",	     [SHOWN_FAILED] = "failed",
+	[SHOWN_QUARANTINED] = "quarantined",
 };
-static const char *const rules_name[NFT_STATE_N] = {
-	[NFT_ABSENT] = "absent", [NFT_PRESENT] = "present", [NFT_DIFFERENT] = "different"};
-
-/* Reads the rules back. "unknown" when that is not possible, with the reason in @diff. */
-static const char *rules_state(struct enrolment *x, struct strbuf *diff)
+static const enum shown shown_as[ENROL_STATE_N] = {
+	[ENROL_NEW] = SHOWN_PENDING,	 [ENROL_NOT_IN_MESH] = SHOWN_NOT_IN_MESH,
+	[ENROL_PENDING] = SHOWN_PENDING, [ENROL_ENROLLED] = SHOWN_ENROLLED,
+	[ENROL_FAILED] = SHOWN_FAILED,	 [ENROL_QUARANTINED] = SHOWN_QUARANTINED,
+};
+static void print_pod(struct enrolment *x, bool rules, struct jsonw *w)
 {
-	enum nft_state st = NFT_ABSENT;
-	struct err err = {0};
-
-	if (!x->rules)
-		return rules_name[NFT_ABSENT];
-	if (x->netns_fd < 0 || nft_pod_check(x->netns_fd, &x->opts, &st, diff, &err) < 0) {
-		strbuf_puts(diff, err.msg);
-		return "unknown";
-	}
-	return rules_name[st];
-}
-
-static void print_pod(struct enrolment *x, struct jsonw *w)
-{
-	_cleanup_strbuf_ struct strbuf diff = {0};
-	bool bad = x->state == ENROL_FAILED;
+	bool bad = x->state == ENROL_FAILED || x->state == ENROL_QUARANTINED;
 
 	jsonw_obj(w, NULL);
 	jsonw_cstr(w, "uid", x->at.uid);
 	jsonw_cstr(w, "name", x->at.name);
 	jsonw_cstr(w, "namespace", x->at.ns);
 	jsonw_cstr(w, "serviceAccount", x->at.service_account != NULL ? x->at.service_account : "");
-	jsonw_cstr(w, "state", state_name[x->state]);
+	jsonw_cstr(w, "state", enrol_shown_name[shown_as[x->state]]);
 	jsonw_cstr(w, "reason", bad ? "" : x->reason);
 	jsonw_cstr(w, "netns", x->at.netns_path);
 	jsonw_int(w, "netnsInode", (long long)x->at.id.ino);
@@ -57,8 +44,12 @@ static void print_pod(struct enrolment *x, struct jsonw *w)
 		jsonw_cstr(w, NULL, ip_format(&x->at.ips[i], text));
 	}
 	jsonw_end_list(w);
-	jsonw_cstr(w, "rules", rules_state(x, &diff));
-	jsonw_str(w, "ruleDiff", (struct str){diff.p, diff.n});
+	if (rules) {
+		bool seen = x->look.at != 0 && x->look.rules == x->rules;
+
+		jsonw_cstr(w, "rules", seen ? x->look.state : x->rules ? "unknown" : "absent");
+		jsonw_cstr(w, "ruleDiff", seen && x->look.diff != NULL ? x->look.diff : "");
+	}
 	jsonw_list(w, "sockets");
 	for (int i = 0; x->custody.held && i < MESH_L_N; i++) {
 		char port[8];
@@ -66,17 +57,24 @@ static void print_pod(struct enrolment *x, struct jsonw *w)
 		(void)snprintf(port, sizeof(port), "%u", mesh_listener_port[i]);
 		jsonw_cstr(w, NULL, port);
 	}
+	if (x->custody.dns_held)
+		jsonw_cstr(w, NULL, "15053");
 	jsonw_end_list(w);
 	jsonw_bool(w, "custody", x->custody.held);
+	jsonw_cstr(w, "dns",
+		   !x->rules		 ? ""
+		   : x->opts.dns_capture ? "captured"
+		   : x->dns_wanted	 ? "not captured: ztunnel does not answer DNS"
+					 : "not captured");
 	jsonw_cstr(w, "error", bad ? x->reason : "");
 	jsonw_end_obj(w);
 }
 
-void enrol_print_pods(struct enrol *e, struct jsonw *w)
+void enrol_print_pods(struct enrol *e, bool rules, struct jsonw *w)
 {
 	jsonw_list(w, "pods");
 	list_for_each (n, &e->all)
-		print_pod(container_of(n, struct enrolment, node), w);
+		print_pod(container_of(n, struct enrolment, node), rules, w);
 	jsonw_end_list(w);
 }
 
@@ -89,7 +87,32 @@ static void print_peer(void *arg, const struct zds_peer_info *i)
 	jsonw_int(w, "version", i->version);
 	jsonw_bool(w, "snapshot", i->snapshot);
 	jsonw_bool(w, "newest", i->newest);
+	jsonw_bool(w, "draining", i->draining);
+	jsonw_bool(w, "dns", i->dns);
 	jsonw_end_obj(w);
+}
+
+size_t enrol_count_shown(const struct enrol *e, unsigned int shown)
+{
+	size_t count = 0;
+
+	list_for_each (n, &e->all)
+		count += shown_as[container_of(n, struct enrolment, node)->state] == shown;
+	return count;
+}
+
+static void count_peer(void *arg, const struct zds_peer_info *i)
+{
+	(void)i;
+	++*(size_t *)arg;
+}
+
+size_t enrol_ztunnels(const struct enrol *e)
+{
+	size_t n = 0;
+
+	zds_server_each_peer(e->zds, count_peer, &n);
+	return n;
 }
 
 void enrol_print_ztunnels(const struct enrol *e, struct jsonw *w)
@@ -130,6 +153,12 @@ static int check_sockets(struct enrolment *x, struct err *err)
 		if (r < 0)
 			return err_wrap(err, "%s socket", mesh_listener_name[i]);
 	}
+	for (int i = 0; x->custody.dns_held && i < MESH_DNS_N; i++) {
+		enum mesh_dns kind;
+
+		if (x->custody.dns[i] >= 0 && mesh_dns_check(x->custody.dns[i], &kind, err) < 0)
+			return err_wrap(err, "DNS socket");
+	}
 	return 0;
 }
 
@@ -153,12 +182,12 @@ void enrol_check(struct enrol *e, const struct attachment *req, struct enrol_ans
 		found(ret, 503, CNI_TRY_AGAIN, x->reason, "");
 		return;
 	}
-	if (x->state == ENROL_FAILED) {
+	if (x->state == ENROL_FAILED || x->state == ENROL_QUARANTINED) {
 		found(ret, 500, CNI_FAILED, x->reason, "The agent goes on trying.");
 		return;
 	}
-	rules = rules_state(x, &diff);
-	if (strcmp(rules, rules_name[x->state == ENROL_ENROLLED ? NFT_PRESENT : NFT_ABSENT]) != 0) {
+	rules = enrolment_rules(x, &diff);
+	if (strcmp(rules, x->state == ENROL_ENROLLED ? "present" : "absent") != 0) {
 		(void)err_set(&err, EINVAL, "the rules in the pod are %s", rules);
 		found(ret, 500, CNI_FAILED, err.msg, diff.n != 0 ? diff.p : "");
 		return;

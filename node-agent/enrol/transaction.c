@@ -82,7 +82,7 @@ static uint32_t ztunnel_version(const struct enrol *e)
 	return v;
 }
 
-static int step_custody(struct enrolment *x, struct err *err)
+static int step_custody(struct enrolment *x, bool dns, struct err *err)
 {
 	int r = fault_in("custody");
 
@@ -90,15 +90,37 @@ static int step_custody(struct enrolment *x, struct err *err)
 	if (ztunnel_version(x->owner) == ZDS_V1 || x->await_held)
 		return 0;
 	if (r == 0)
-		r = custody_open(&x->custody, x->at.uid, x->netns_fd, err);
+		r = custody_open(&x->custody, x->at.uid, x->netns_fd, dns, err);
 	if (r < 0)
 		return r;
 	fault_after("custody");
 	return 0;
 }
 
+/* An agent of Istio's in iptables mode may have had the pod before us, or between two lives of
+ * ours. Its rules and ours do the same and are there together for a moment; but nobody would ever
+ * take them out. */
+static int step_clean(struct enrolment *x, struct err *err)
+{
+	size_t found = 0;
+	int r;
+
+	if (x->cleaned || !x->owner->cfg->replace_istio_cni)
+		return 0;
+	r = nft_foreign_remove(x->netns_fd, false, &found, err);
+	if (r < 0)
+		return err_wrap(err, "remove the iptables rules of Istio's agent");
+	if (found != 0)
+		log_info("enrol",
+			 "iptables rules of Istio's agent removed " ENROL_POD " tables=%zu",
+			 ENROL_ARGS(x), found);
+	x->cleaned = true;
+	return 0;
+}
+
 static int step_rules(struct enrolment *x, const struct nft_pod_opts *o, struct err *err)
 {
+	struct err clean = {0};
 	int r = fault_in("rules");
 
 	x->rules = true; /* from here on something may be there */
@@ -107,7 +129,10 @@ static int step_rules(struct enrolment *x, const struct nft_pod_opts *o, struct 
 		r = nft_pod_apply(x->netns_fd, o, err);
 	if (r < 0)
 		return err_wrap(err, "put the rules in place");
+	x->applied = true;
 	fault_after("rules");
+	if (step_clean(x, &clean) < 0) /* tried again before it leaves */
+		log_limited(LOG_LV_WARN, "enrol", ENROL_POD " %s", ENROL_ARGS(x), clean.msg);
 	return 0;
 }
 
@@ -115,12 +140,17 @@ static int local_steps(struct enrolment *x, const struct nft_pod_opts *o, struct
 {
 	int r = enrolment_open_netns(x, err);
 
+	/* for a pod that nobody announced, its address is the only witness */
+	if (r == 0 && x->at.quarantined && x->at.nips == 0)
+		r = err_set(err, EINVAL, "the pod's address is not known yet");
 	if (r == 0)
 		r = netns_check_addresses(x->netns_fd, x->at.ips, x->at.nips, err);
 	if (r == 0)
-		r = step_custody(x, err);
+		r = step_custody(x, o->dns_capture, err);
 	if (r == 0)
 		r = step_rules(x, o, err);
+	if (r == 0 && !o->dns_capture)
+		custody_close_dns(&x->custody, x->at.uid, x->netns_fd);
 	return r;
 }
 
@@ -176,7 +206,13 @@ void enrolment_failed(struct enrolment *x, unsigned int http, unsigned int code,
 		enrolment_drop(x, false);
 		return;
 	}
-	x->state = x->rules ? ENROL_PENDING : ENROL_FAILED;
+	if (x->netns_fd >= 0 &&
+	    (x->at.quarantined ||
+	     (!x->applied && enrolment_was_in(pods_find(x->owner->pods, x->at.ns, x->at.name))))) {
+		enrolment_quarantine(x, why->msg);
+		return;
+	}
+	x->state = x->applied ? ENROL_PENDING : ENROL_FAILED;
 	(void)snprintf(x->reason, sizeof(x->reason), "%s", why->msg);
 	enrolment_retry(x);
 }
@@ -283,7 +319,7 @@ static int learn_identity(struct enrolment *x, const struct pod *p, bool *ret_ne
 
 	*ret_news = false;
 	if (at->uid[0] == '\0' && p->uid != NULL) {
-		(void)snprintf(at->uid, sizeof(at->uid), "%s", p->uid);
+		(void)snprintf(at->uid, sizeof(at->uid), "%s", pod_runtime_uid(p));
 		*ret_news = true;
 	}
 	if (at->uid[0] == '\0')
@@ -296,12 +332,26 @@ static int learn_identity(struct enrolment *x, const struct pod *p, bool *ret_ne
 		at->service_account = xstrdup(p->service_account);
 		*ret_news = true;
 	}
-	if (at->nips == 0 && p->nips != 0) { /* an ADD without addresses (cni-spec 10.5) */
+	/* an ADD without addresses (cni-spec 10.5), or a namespace that they do not fit yet */
+	if ((at->nips == 0 || at->quarantined) && p->nips != 0) {
 		at->nips = p->nips;
 		memcpy(at->ips, p->ips, sizeof(at->ips));
 		*ret_news = true;
 	}
 	return 0;
+}
+
+/* Queries are led away only to a ztunnel that answers them. Before any ztunnel has come, what is in
+ * the pod stays: an agent that starts again must change nothing for the worse. */
+static bool may_capture_dns(struct enrolment *x, const struct nft_pod_opts *o)
+{
+	enum nft_state st = NFT_ABSENT;
+	bool served;
+
+	if (zds_server_dns(x->owner->zds, &served))
+		return served;
+	return enrolment_open_netns(x, NULL) == 0 &&
+	       nft_pod_check(x->netns_fd, o, &st, NULL, NULL) == 0 && st == NFT_PRESENT;
 }
 
 void enrolment_go_in(struct enrolment *x, const struct pod *p, const char *reason)
@@ -313,6 +363,7 @@ void enrolment_go_in(struct enrolment *x, const struct pod *p, const char *reaso
 	int r;
 
 	x->wanted = true;
+	x->lingering = x->drained = false;
 	loop_timer_cancel(&x->drain);
 	if (x->add.peer != NULL) {
 		x->recheck = true; /* ztunnel's answer goes on from here */
@@ -325,6 +376,8 @@ void enrolment_go_in(struct enrolment *x, const struct pod *p, const char *reaso
 		enrolment_failed(x, 500, CNI_FAILED, &err);
 		return;
 	}
+	x->dns_wanted = o.dns_capture;
+	o.dns_capture = o.dns_capture && may_capture_dns(x, &o);
 	if (ignored[0] != '\0')
 		log_limited(LOG_LV_WARN, "enrol", "annotation ignored " ENROL_POD " %s",
 			    ENROL_ARGS(x), ignored);
@@ -344,8 +397,10 @@ void enrolment_go_in(struct enrolment *x, const struct pod *p, const char *reaso
 	if (r < 0)
 		enrolment_failed(x, r == -EINVAL ? 500 : 503,
 				 r == -EINVAL ? CNI_FAILED : CNI_TRY_AGAIN, &err);
-	else
+	else {
+		enrolment_unquarantine(x); /* it is the pod's, and connections find a queue */
 		announce(x);
+	}
 }
 
 /* --- the way out --- */
@@ -358,16 +413,18 @@ static int leave_rules(struct enrolment *x, struct err *err)
 		return 0;
 	r = enrolment_open_netns(x, err);
 	if (r == -ENOENT || r == -ESTALE) {
-		x->rules = false; /* the namespace is gone, and they with it */
+		x->rules = x->applied = false; /* the namespace is gone, and they with it */
 		return 0;
 	}
 	if (r == 0)
 		r = fault_in("leave-rules");
 	if (r == 0)
+		r = step_clean(x, err);
+	if (r == 0)
 		r = nft_pod_remove(x->netns_fd, err);
 	if (r < 0)
 		return err_wrap(err, "remove the rules");
-	x->rules = false;
+	x->rules = x->applied = false;
 	fault_after("leave-rules");
 	return 0;
 }
@@ -376,7 +433,7 @@ int enrolment_leave(struct enrolment *x, bool remove_rules, bool tell, struct er
 {
 	int r = 0;
 
-	x->wanted = false;
+	x->wanted = x->lingering = false;
 	if (x->probes)
 		probes_clear(x->owner->probes, x->at.ips, x->at.nips, x->at.uid);
 	x->probes = false;
@@ -392,12 +449,17 @@ int enrolment_leave(struct enrolment *x, bool remove_rules, bool tell, struct er
 		return r; /* sockets and descriptor stay: what is captured must find a queue */
 	custody_close(&x->custody, x->at.uid);
 	x->netns_fd = xclose(x->netns_fd);
+	enrol_prune_vault(x->owner);
+	x->drained = false;
 	return 0;
 }
 
 static void free_enrolment(struct deferred *d)
 {
-	free(container_of(d, struct enrolment, dead));
+	struct enrolment *x = container_of(d, struct enrolment, dead);
+
+	free(x->look.diff);
+	free(x);
 }
 
 void enrolment_drop(struct enrolment *x, bool keep_journal)
@@ -447,6 +509,7 @@ void enrolment_go_out(struct enrolment *x, const char *reason)
 		log_info("enrol", "%s " ENROL_POD " reason=\"%s\"",
 			 was_in ? "released" : "not in the mesh", ENROL_ARGS(x), reason);
 	x->state = ENROL_NOT_IN_MESH;
+	enrolment_unquarantine(x);
 	x->backoff_ms = 0;
 	loop_timer_cancel(&x->retry);
 	(void)snprintf(x->reason, sizeof(x->reason), "%s", reason);

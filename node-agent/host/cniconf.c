@@ -69,16 +69,22 @@ static bool is_type(const struct doc *plugin, const char *type)
 	return d != NULL && d->kind == DOC_TEXT && str_eqc(d->text, type);
 }
 
+static bool is_stock(const struct doc *plugin)
+{
+	return is_type(plugin, CNICONF_STOCK) && doc_get(plugin, KEY_INSTALLED) == NULL;
+}
+
 static bool is_ours(const struct doc *plugin)
 {
-	return is_type(plugin, CNICONF_PLUGIN);
+	return is_type(plugin, CNICONF_PLUGIN) ||
+	       (is_type(plugin, CNICONF_STOCK) && doc_get(plugin, KEY_INSTALLED) != NULL);
 }
 
 static void look_at_plugin(struct cniconf *c, const struct doc *plugin)
 {
 	const struct doc *d = doc_get(plugin, KEY_INSTALLED);
 
-	if (is_type(plugin, CNICONF_STOCK))
+	if (is_stock(plugin))
 		c->has_stock = true;
 	else if (!is_ours(plugin))
 		c->has_others = true;
@@ -144,13 +150,22 @@ int cniconf_parse(struct str text, enum cniconf_kind kind, struct arena *a, stru
 
 /* --- writing --- */
 
+/* Between stock's program coming back under this name and its agent writing its own entry, it is
+ * called with ours: without these it would let every pod pass (cni-spec 1.2, 1.5). */
+static void print_for_stock(const struct cniconf_entry *e, struct jsonw *w)
+{
+	jsonw_cstr(w, "plugin_log_level", e->debug ? "debug" : "info");
+	jsonw_bool(w, "ambient_enabled", true);
+	jsonw_raw(w, "enablement_selectors", e->selectors);
+}
+
 static void print_entry(const struct cniconf_entry *e, enum cniconf_place place, struct strbuf *out)
 {
 	struct jsonw w;
 
 	jsonw_init(&w, out, false);
 	jsonw_obj(&w, NULL);
-	jsonw_cstr(&w, "type", CNICONF_PLUGIN);
+	jsonw_cstr(&w, "type", e->as_stock ? CNICONF_STOCK : CNICONF_PLUGIN);
 	jsonw_cstr(&w, KEY_INSTALLED, place_name[place]);
 	jsonw_str(&w, "cni_agent_run_dir", e->run_dir);
 	jsonw_list(&w, "exclude_namespaces");
@@ -159,12 +174,16 @@ static void print_entry(const struct cniconf_entry *e, enum cniconf_place place,
 	jsonw_end_list(&w);
 	if (e->pod_namespace.n != 0)
 		jsonw_str(&w, "pod_namespace", e->pod_namespace);
+	if (e->in_pod_network)
+		jsonw_bool(&w, "agent_in_pod_network", true);
+	if (e->as_stock)
+		print_for_stock(e, &w);
 	jsonw_end_obj(&w);
 }
 
 static bool is_kept(const struct doc *plugin, bool drop_stock)
 {
-	return !is_ours(plugin) && !(drop_stock && is_type(plugin, CNICONF_STOCK));
+	return !is_ours(plugin) && !(drop_stock && is_stock(plugin));
 }
 
 /* What goes before our entry: what stood before an old one of ours in that place (in a wrapped list

@@ -6,6 +6,9 @@
  * numbers, unknown fields, blanks), and taking our entry out gives back what was there before.
  * A list gets our entry as its last plugin. A single configuration is wrapped into a list that
  * holds its text unchanged and takes over its name and version. Source: cni-spec 2.3.
+ *
+ * In a pod of Istio's chart our plugin has stock's name, so that whichever agent starts there next
+ * puts its own in the place of ours. An entry of that type is ours when it says "installed".
  */
 #pragma once
 #include <stdbool.h>
@@ -16,8 +19,8 @@ struct arena;
 struct doc;
 struct err;
 
-#define CNICONF_PLUGIN	     "ambient-cni" /* our "type", the name of the program */
-#define CNICONF_STOCK	     "istio-cni"
+#define CNICONF_PLUGIN	     "ambient-cni"     /* our "type", the name of the program */
+#define CNICONF_STOCK	     "istio-cni"       /* also ours, where we stand in for it */
 #define CNICONF_DEFAULT_NAME "k8s-pod-network" /* of a list made from a nameless configuration */
 
 /* What a file is, by its name alone. */
@@ -56,6 +59,10 @@ struct cniconf {
 struct cniconf_entry {
 	struct str run_dir;
 	struct str pod_namespace; /* of the agent's own pod; empty: it is no pod */
+	bool as_stock;		  /* under stock's name, with the keys that stock's program reads */
+	struct str selectors;	  /* as_stock: a JSON list of selector pairs */
+	bool debug;		  /* as_stock: the plugin tells what it does */
+	bool in_pod_network; /* the agent's pod gets its network from the chain that we are in */
 	const struct str *excluded;
 	size_t nexcluded;
 };

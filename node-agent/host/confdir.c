@@ -88,6 +88,13 @@ void confdir_fini(struct confdir *d)
 	*d = (struct confdir){0};
 }
 
+bool confdir_is_lost(const char *dir)
+{
+	struct stat st;
+
+	return stat(dir, &st) == 0 && S_ISDIR(st.st_mode) && st.st_nlink == 0;
+}
+
 int confdir_lock(const char *dir, struct err *err)
 {
 	_cleanup_close_ int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -3,6 +3,7 @@
  * runtimes look, and how files are replaced so that a reader or a power cut never sees half of one.
  */
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -35,6 +36,10 @@ static inline const struct confdir_file *confdir_find(const struct confdir *d, c
 			return &d->files[i];
 	return NULL;
 }
+
+/* True when @dir can be opened and has no name any more: it was removed under the mount through
+ * which we see it, and what comes in its place is not seen. */
+bool confdir_is_lost(const char *dir);
 
 /* Opens @dir and locks it for this process (flock, on the directory itself: whoever edits the same
  * directory meets the same lock, whatever its path). Returns the descriptor, the caller's; -EBUSY

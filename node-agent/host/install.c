@@ -22,6 +22,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lib/base/bug.h"
 #include "lib/base/err.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
@@ -30,11 +31,13 @@
 #include "lib/os/fd.h"
 #include "node-agent/config.h"
 #include "node-agent/host/plan.h"
+#include "node-agent/view.h"
 
 #define SETTLE_MS     30
 #define LOOK_AGAIN_MS 5000
 #define NO_DIR_MS     1000 /* the same while there is no directory to watch */
 #define PROGRAM_MAX   (64u << 20)
+#define TOKEN_FILE    "istio-cni-kubeconfig"
 #define EVENTS                                                                                     \
 	(IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_CREATE | IN_DELETE_SELF |   \
 	 IN_MOVE_SELF | IN_ATTRIB | IN_ONLYDIR)
@@ -65,6 +68,10 @@ struct install {
 	struct stat program_seen, source_seen; /* compared and found the same */
 	char *written;			       /* name of our own file, once we wrote it */
 	unsigned long writes;
+	struct install_counts counts;
+
+	struct strbuf selectors; /* as JSON, for stock's program */
+	bool seen, lost; /* the directories were there; they are under a mount of nothing now */
 
 	enum state state;
 	char *file, *primary; /* names, NULL while not known */
@@ -87,6 +94,19 @@ bool install_pace_done(struct install_pace *p, uint64_t now_ms)
 	return p->fights != 0 && p->fights % INSTALL_FIGHT_AT == 0;
 }
 
+const char *install_program(const struct config *cfg)
+{
+	return cfg->as_install_cni ? CNICONF_STOCK : CNICONF_PLUGIN;
+}
+
+void install_drop_token(const struct config *cfg)
+{
+	struct err err = {0};
+
+	if (cfg->as_install_cni && confdir_remove(cfg->run_dir, TOKEN_FILE, &err) < 0)
+		log_warn("install", "the token for Istio's plugin stays on the node: %s", err.msg);
+}
+
 /* --- state --- */
 
 static void set_name(char **at, const char *name)
@@ -98,6 +118,11 @@ static void set_name(char **at, const char *name)
 static void set_state(struct install *in, enum state s, const struct err *why)
 {
 	bool news = s != in->state || strcmp(why->msg, in->reason.msg) != 0;
+
+	if (s == STATE_INSTALLED && s != in->state) {
+		in->counts.done++;
+		install_drop_token(in->cfg); /* whoever needed it is not called any more */
+	}
 
 	in->state = s;
 	in->reason = *why;
@@ -144,14 +169,6 @@ static int step_lock(struct install *in, struct err *err)
 	return 0;
 }
 
-static bool same_file(const struct stat *a, const struct stat *b)
-{
-	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
-	       a->st_mode == b->st_mode && a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
-	       a->st_mtim.tv_nsec == b->st_mtim.tv_nsec && a->st_ctim.tv_sec == b->st_ctim.tv_sec &&
-	       a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
-}
-
 /* Replaces a file of ours, unless that was tried a moment ago. */
 static int put_back(struct install *in, struct install_pace *p, const char *dir, const char *name,
 		    struct str text, mode_t mode, struct err *err)
@@ -163,13 +180,17 @@ static int put_back(struct install *in, struct install_pace *p, const char *dir,
 		if (wait < LOOK_AGAIN_MS)
 			loop_timer_set(in->loop, &in->look_again, wait, on_look_again);
 		return err_set(err, EAGAIN,
-			       "%s/%s is not as it should be and will be put back in %u ms", dir,
-			       name, (unsigned int)wait);
+			       "%s/%s is not as it should be and will be put back in %u ms%s%s",
+			       dir, name, (unsigned int)wait, p->failed.code != 0 ? ": " : "",
+			       p->failed.code != 0 ? p->failed.msg : "");
 	}
 	p->tried_ms = now;
-	r = confdir_replace(dir, name, text.p, text.n, mode, err);
-	if (r < 0)
+	p->failed = (struct err){0};
+	r = confdir_replace(dir, name, text.p, text.n, mode, &p->failed);
+	if (r < 0) {
+		*err = p->failed;
 		return r;
+	}
 	if (install_pace_done(p, now))
 		log_warn(
 			"install",
@@ -221,7 +242,8 @@ static int copy_program(struct install *in, const char *path, const struct stat 
 		in->program_seen = *there;
 		return 0;
 	}
-	r = put_back(in, &in->program_pace, cfg->cni_bin_dir, CNICONF_PLUGIN, want, 0755, err);
+	r = put_back(in, &in->program_pace, cfg->cni_bin_dir, install_program(cfg), want, 0755,
+		     err);
 	if (r == -ENOENT) /* the directory; for our caller that would be: wait */
 		return err_set(err, EINVAL, "--cni-bin-dir: %.400s", err->msg);
 	if (r < 0)
@@ -233,7 +255,7 @@ static int copy_program(struct install *in, const char *path, const struct stat 
 static int step_program(struct install *in, struct err *err)
 {
 	const struct config *cfg = in->cfg;
-	_cleanup_free_ char *path = xasprintf("%s/" CNICONF_PLUGIN, cfg->cni_bin_dir);
+	_cleanup_free_ char *path = xasprintf("%s/%s", cfg->cni_bin_dir, install_program(cfg));
 	struct stat source = {0}, there = {0};
 
 	if (cfg->cni_plugin[0] == '\0')
@@ -241,7 +263,8 @@ static int step_program(struct install *in, struct err *err)
 	if (stat(cfg->cni_plugin, &source) == 0 && stat(path, &there) == 0) {
 		if (source.st_dev == there.st_dev && source.st_ino == there.st_ino)
 			return check_program(path, err);
-		if (same_file(&source, &in->source_seen) && same_file(&there, &in->program_seen))
+		if (file_unchanged(&source, &in->source_seen) &&
+		    file_unchanged(&there, &in->program_seen))
 			return 0;
 	}
 	return copy_program(in, path, &source, &there, err);
@@ -288,7 +311,11 @@ static int step_conf(struct install *in, bool *ret_preempted, struct err *err)
 		.entry = {.run_dir = str_of(cfg->run_dir),
 			  .pod_namespace = str_of(cfg->pod_namespace),
 			  .excluded = cfg->excluded,
-			  .nexcluded = cfg->nexcluded},
+			  .nexcluded = cfg->nexcluded,
+			  .as_stock = cfg->as_install_cni,
+			  .selectors = {in->selectors.p, in->selectors.n},
+			  .debug = cfg->plugin_debug,
+			  .in_pod_network = !view_shares_network()},
 	};
 	struct confdir d;
 	struct plan p;
@@ -346,7 +373,8 @@ static void watch_directory(struct install *in, int *wd, const char *dir)
 /* A program that cannot be renewed still serves, and the configuration must not wait for that. */
 static int step_all(struct install *in, bool *ret_preempted, struct err *err)
 {
-	_cleanup_free_ char *path = xasprintf("%s/" CNICONF_PLUGIN, in->cfg->cni_bin_dir);
+	_cleanup_free_ char *path =
+		xasprintf("%s/%s", in->cfg->cni_bin_dir, install_program(in->cfg));
 	struct err program_err = {0};
 	int program, r;
 
@@ -356,11 +384,31 @@ static int step_all(struct install *in, bool *ret_preempted, struct err *err)
 	program = step_program(in, &program_err);
 	if (program == 0 || check_program(path, NULL) == 0)
 		r = step_conf(in, ret_preempted, err);
+	if (program < 0 && program != -EAGAIN)
+		in->counts.no_program++;
+	if (r < 0 && r != -EAGAIN && r != -ENOENT)
+		in->counts.no_conf++;
 	if (r == 0 && program < 0) {
 		*err = program_err;
 		r = program;
 	}
 	return r;
+}
+
+/* Only what was there before: a start that finds it so would end in a start again. */
+static int look_for_loss(struct install *in, struct err *err)
+{
+	const char *const dirs[] = {in->cfg->cni_conf_dir, in->cfg->cni_bin_dir};
+
+	for (size_t i = 0; i < ARRAY_LEN(dirs); i++) {
+		if (!confdir_is_lost(dirs[i]))
+			continue;
+		in->lost = in->seen;
+		return err_set(err, ESTALE,
+			       "%s was removed under the mount through which it is seen here",
+			       dirs[i]);
+	}
+	return 0;
 }
 
 static void look(struct install *in)
@@ -375,7 +423,10 @@ static void look(struct install *in)
 	loop_timer_set(in->loop, &in->look_again,
 		       in->conf_wd < 0 || in->bin_wd < 0 ? NO_DIR_MS : LOOK_AGAIN_MS,
 		       on_look_again);
-	r = step_all(in, &preempted, &err);
+	r = look_for_loss(in, &err);
+	if (r == 0)
+		r = step_all(in, &preempted, &err);
+	in->seen |= r == 0;
 	if (r == 0)
 		set_state(in, preempted ? STATE_PREEMPTED : STATE_INSTALLED, &err);
 	else if (r == -ENOENT)
@@ -384,6 +435,19 @@ static void look(struct install *in)
 		set_state(in, STATE_REPAIRING, &err);
 	else
 		set_state(in, STATE_FAILED, &err);
+}
+
+static void print_selectors(struct install *in)
+{
+	struct selectors def = {0};
+
+	if (in->cfg->has_selectors) {
+		selectors_print(&in->cfg->selectors, &in->selectors);
+		return;
+	}
+	bug_on(selectors_parse(STR(SELECTORS_DEFAULT), &def, NULL) < 0);
+	selectors_print(&def, &in->selectors);
+	selectors_fini(&def);
 }
 
 static int start(struct install *in, struct err *err)
@@ -415,6 +479,7 @@ struct install *install_new(struct loop *l, const struct config *cfg, struct err
 	in->run_lock = confdir_lock(cfg->run_dir, cfg->install_cni != INSTALL_OFF ? err : NULL);
 	if (cfg->install_cni == INSTALL_OFF)
 		return in;
+	print_selectors(in);
 	if (in->run_lock < 0 || start(in, err) < 0)
 		return install_free(in);
 	return in;
@@ -431,10 +496,31 @@ struct install *install_free(struct install *in)
 	(void)xclose(in->conf_lock);
 	(void)xclose(in->run_lock);
 	free(in->written);
+	strbuf_fini(&in->selectors);
 	free(in->file);
 	free(in->primary);
 	free(in);
 	return NULL;
+}
+
+bool install_ready(const struct install *in, char *ret_reason)
+{
+	if (in->cfg->install_cni == INSTALL_OFF || in->state == STATE_INSTALLED)
+		return true;
+	if (ret_reason != NULL)
+		(void)snprintf(ret_reason, ERR_MSG_MAX, "the plugin is not in place (%s): %.400s",
+			       state_name[in->state], in->reason.msg);
+	return false;
+}
+
+bool install_lost(const struct install *in)
+{
+	return in->lost;
+}
+
+struct install_counts install_counts(const struct install *in)
+{
+	return in->counts;
 }
 
 static void print_path(struct jsonw *w, const char *key, const char *dir, const char *name)
@@ -454,7 +540,7 @@ void install_print(const struct install *in, struct jsonw *w)
 		jsonw_cstr(w, "state", state_name[in->state]);
 		print_path(w, "file", cfg->cni_conf_dir, in->file);
 		print_path(w, "primary", cfg->cni_conf_dir, in->primary);
-		print_path(w, "plugin", cfg->cni_bin_dir, CNICONF_PLUGIN);
+		print_path(w, "plugin", cfg->cni_bin_dir, install_program(cfg));
 		jsonw_int(w, "writes", (long long)in->writes);
 		jsonw_cstr(w, "reason", in->reason.msg);
 	}

@@ -15,11 +15,18 @@ static bool is_usable(const struct confdir_file *f)
 	return f->err.code == 0;
 }
 
+/* The file that stock's installer copies the primary into. */
+static bool is_stock_copy(const struct confdir_file *f)
+{
+	return is_usable(f) && f->c.has_stock && strcmp(f->name, PLAN_STOCK_OWNED_NAME) == 0;
+}
+
 /* A file of our own, also while somebody else's content stands in its place. */
 static bool is_own(const struct confdir_file *f, const struct plan_opts *o)
 {
 	return (is_usable(f) && f->c.place == CNICONF_OWNED) ||
-	       (o->written != NULL && strcmp(f->name, o->written) == 0);
+	       (o->written != NULL && strcmp(f->name, o->written) == 0) ||
+	       (o->replace_stock && is_stock_copy(f));
 }
 
 static const struct confdir_file *first_usable(const struct confdir *d, const struct plan_opts *o)
@@ -139,7 +146,7 @@ int plan_make(const struct confdir *d, const struct plan_opts *o, struct plan *r
 	const struct confdir_file *now;
 	int r;
 
-	*ret = (struct plan){0};
+	*ret = (struct plan){.replace_stock = o->replace_stock};
 	r = choose_primary(d, o, ret, err);
 	if (r == 0)
 		r = o->owned ? choose_owned(d, o, ret, err) : choose_chained(d, ret, err);
@@ -165,5 +172,6 @@ void plan_fini(struct plan *p)
 
 bool plan_is_stale(const struct plan *p, const struct confdir_file *f)
 {
-	return is_usable(f) && f->c.place == CNICONF_OWNED && strcmp(f->name, p->target) != 0;
+	return strcmp(f->name, p->target) != 0 && ((is_usable(f) && f->c.place == CNICONF_OWNED) ||
+						   (p->replace_stock && is_stock_copy(f)));
 }

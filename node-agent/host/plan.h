@@ -14,6 +14,7 @@
 #define PLAN_OWNED_NAME	      "05-ambient.conflist"
 #define PLAN_OWNED_NAME_FIRST "00-ambient.conflist" /* where something sorts before the other */
 #define PLAN_OWNED_MODE	      0600
+#define PLAN_STOCK_OWNED_NAME "02-istio-cni.conflist" /* cni-spec 0 */
 
 struct plan_opts {
 	bool owned;		/* a file of our own; else in the primary's */
@@ -29,8 +30,9 @@ struct plan {
 	char *target;			    /* name of the file that gets our entry */
 	struct strbuf text;		    /* what it must hold */
 	mode_t mode;
-	bool write;	/* it holds something else now */
-	bool wrap;	/* the primary was wrapped into @target and must go */
+	bool write; /* it holds something else now */
+	bool wrap;  /* the primary was wrapped into @target and must go */
+	bool replace_stock;
 	bool preempted; /* runtimes use another file than @target: pods are not seen by us */
 	char warning[ERR_MSG_MAX]; /* why, or what may make it so; "" */
 };
@@ -40,5 +42,6 @@ struct plan {
 int plan_make(const struct confdir *d, const struct plan_opts *o, struct plan *ret, struct err *err)
 	_must_check_;
 void plan_fini(struct plan *p);
-/* A file of our own that the plan does not want any more (another name, another mode). */
+/* A file of our own that the plan does not want any more (another name, another mode), or stock's
+ * copy of the primary, where stock is replaced. */
 bool plan_is_stale(const struct plan *p, const struct confdir_file *f);

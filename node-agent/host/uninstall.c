@@ -20,6 +20,9 @@
 #include "node-agent/enrol/journal.h"
 #include "node-agent/enrol/netns_check.h"
 #include "node-agent/host/confdir.h"
+#include "node-agent/host/install.h"
+#include "node-agent/source/pods.h"
+#include "node-agent/view.h"
 
 /* --- configuration and program --- */
 
@@ -94,26 +97,29 @@ static int remove_configuration(const struct config *cfg, struct err *err)
 
 struct release {
 	const char *journal;
-	size_t done, failed;
+	struct pods *pods; /* that were in the mesh */
+	size_t failed;
 };
 
 /* The path that the runtime gave may be gone while processes still live in the namespace. */
 static int find_by_id(struct netns_id want)
 {
-	DIR *d = opendir("/proc");
+	_cleanup_free_ char *proc = view_path("/proc");
+	DIR *d = opendir(proc);
 	int fd = -1;
 
 	if (d == NULL)
 		return -1;
 	for (struct dirent *e; fd < 0 && (e = readdir(d)) != NULL;) {
-		_cleanup_free_ char *path = NULL;
+		_cleanup_free_ char *path = NULL, *seen = NULL;
 		struct netns_id id;
 		struct stat st;
 
 		if (e->d_name[0] < '1' || e->d_name[0] > '9')
 			continue;
 		path = xasprintf("/proc/%s/ns/net", e->d_name);
-		if (stat(path, &st) < 0 || st.st_ino != want.ino || st.st_dev != want.dev)
+		seen = view_path(path);
+		if (stat(seen, &st) < 0 || st.st_ino != want.ino || st.st_dev != want.dev)
 			continue;
 		fd = netns_check_open(path, &id, NULL);
 		if (fd >= 0 && !netns_id_eq(id, want)) /* the process ended in between */
@@ -123,10 +129,36 @@ static int find_by_id(struct netns_id want)
 	return fd;
 }
 
+/* As the API may still describe it. */
+static void note_released(struct release *rel, const struct attachment *at)
+{
+	struct pod *p = xcalloc(1, sizeof(*p));
+
+	p->ns = xstrdup(at->ns);
+	p->name = xstrdup(at->name);
+	p->uid = xstrdup(at->uid);
+	p->redirection = xstrdup("enabled");
+	pods_put(rel->pods, p, rel, 1);
+}
+
+/* Policy rules of the node, where the pod's addresses need some. */
+static void leave_branches(const struct attachment *at)
+{
+	_cleanup_close_ int fd = view_netns(NULL);
+	struct nft_branch b;
+	struct err err = {0};
+
+	for (size_t i = 0; fd >= 0 && nft_branch_needed(fd) && i < at->nips; i++)
+		if (nft_branch_find(fd, &at->ips[i], &b, &err) < 0 ||
+		    (b.table != 0 && nft_branch_del(fd, &at->ips[i], &b, &err) < 0))
+			log_warn("uninstall", "%s", err.msg);
+}
+
 static void release_one(void *ctx, const struct attachment *at)
 {
 	struct release *rel = ctx;
 	struct err err = {0};
+	bool was_in = false;
 	struct netns_id id;
 	_cleanup_close_ int fd = netns_check_open(at->netns_path, &id, NULL);
 
@@ -134,29 +166,34 @@ static void release_one(void *ctx, const struct attachment *at)
 		fd = xclose(fd); /* another sandbox has that name now */
 	if (fd < 0)
 		fd = find_by_id(at->id);
-	if (fd >= 0 && nft_pod_remove(fd, &err) < 0) {
+	if (fd >= 0 && (nft_pod_present(fd, &was_in, &err) < 0 || nft_pod_remove(fd, &err) < 0)) {
 		log_error("uninstall", "rules stay in pod=%s/%s uid=%s: %s", at->ns, at->name,
 			  at->uid, err.msg);
 		rel->failed++;
 		return;
 	}
-	log_info("uninstall", "%s pod=%s/%s uid=%s", fd >= 0 ? "released" : "gone already", at->ns,
-		 at->name, at->uid);
-	rel->done++;
+	log_info("uninstall", "%s pod=%s/%s uid=%s",
+		 fd < 0	  ? "gone already"
+		 : was_in ? "released"
+			  : "was not in the mesh",
+		 at->ns, at->name, at->uid);
+	if (was_in)
+		note_released(rel, at);
+	leave_branches(at);
 	journal_remove(rel->journal, at->container_id);
 }
 
 static int remove_host_rules(struct err *err)
 {
-	_cleanup_close_ int fd = netns_open("/proc/self/ns/net", err);
+	_cleanup_close_ int fd = view_netns(err);
 
 	return fd < 0 ? fd : nft_host_remove(fd, err);
 }
 
-static int release_pods(const struct config *cfg, struct err *err)
+static int release_pods(const struct config *cfg, struct pods *released, struct err *err)
 {
 	_cleanup_free_ char *journal = xasprintf("%s/attachments", cfg->run_dir);
-	struct release rel = {.journal = journal};
+	struct release rel = {.journal = journal, .pods = released};
 	int r = netns_check_init(err);
 
 	if (r < 0)
@@ -170,7 +207,7 @@ static int release_pods(const struct config *cfg, struct err *err)
 	return r < 0 ? r : remove_host_rules(err);
 }
 
-int uninstall_run(const struct config *cfg, struct err *err)
+int uninstall_run(const struct config *cfg, struct pods *released, struct err *err)
 {
 	_cleanup_close_ int lock = confdir_lock(cfg->run_dir, NULL);
 	int r;
@@ -184,8 +221,9 @@ int uninstall_run(const struct config *cfg, struct err *err)
 	if (r < 0)
 		return r;
 	confdir_clean(cfg->cni_bin_dir);
-	r = confdir_remove(cfg->cni_bin_dir, CNICONF_PLUGIN, err);
+	r = confdir_remove(cfg->cni_bin_dir, install_program(cfg), err);
+	install_drop_token(cfg);
 	if (r == 0 && cfg->release_pods)
-		r = release_pods(cfg, err);
+		r = release_pods(cfg, released, err);
 	return r;
 }

@@ -16,10 +16,8 @@
 #include "lib/wire/http1.h"
 #include "node-agent/config.h"
 #include "node-agent/enrol/enrol.h"
-#include "node-agent/host/install.h"
 #include "node-agent/serve/cni_request.h"
-#include "node-agent/source/pods.h"
-#include "node-agent/source/source.h"
+#include "node-agent/serve/status.h"
 
 #define JSON_TYPE "application/json"
 #define TEXT_TYPE "text/plain"
@@ -27,15 +25,14 @@
 struct events {
 	struct loop *loop;
 	struct http1_server *event, *log;
-	const struct config *cfg;
 	struct enrol *enrol;
-	const struct pods *pods;
-	const struct source *src;
-	const struct install *install; /* NULL until it is there */
+	struct status_from from;
+	struct events_count answers[EVENTS_CODES]; /* by code */
 };
 
 /* One ADD that waits. */
 struct pending {
+	struct events *e;
 	struct http1_req *req; /* NULL: the client went away */
 	bool stock;
 	struct enrol_waiter waiter;
@@ -47,7 +44,17 @@ static void reply(struct http1_req *req, unsigned int status, const char *type,
 	http1_reply(req, status, type, (struct str){b->p != NULL ? b->p : "", b->n});
 }
 
-static void reply_answer(struct http1_req *req, const struct enrol_answer *a)
+static void count(struct events *e, unsigned int http)
+{
+	for (size_t i = 0; i < ARRAY_LEN(e->answers); i++)
+		if (e->answers[i].http == http || e->answers[i].http == 0) {
+			e->answers[i].http = http;
+			e->answers[i].n++;
+			return;
+		}
+}
+
+static void reply_answer(struct events *e, struct http1_req *req, const struct enrol_answer *a)
 {
 	_cleanup_strbuf_ struct strbuf b = {0};
 	struct jsonw w;
@@ -64,28 +71,28 @@ static void reply_answer(struct http1_req *req, const struct enrol_answer *a)
 	}
 	jsonw_end_obj(&w);
 	strbuf_putc(&b, '\n');
+	count(e, a->http);
 	reply(req, a->http, JSON_TYPE, &b);
 }
 
-static void reply_error(struct http1_req *req, unsigned int http, unsigned int code,
-			const char *msg)
+static void reply_error(struct events *e, struct http1_req *req, unsigned int http,
+			unsigned int code, const char *msg)
 {
 	struct enrol_answer a = {.http = http, .code = code};
 
 	(void)snprintf(a.msg, sizeof(a.msg), "%s", msg);
-	reply_answer(req, &a);
+	reply_answer(e, req, &a);
 }
 
 /* Stock's client takes 200 for success and anything else as an error text. */
-static void reply_stock(struct http1_req *req, const struct enrol_answer *a)
+static void reply_stock(struct events *e, struct http1_req *req, const struct enrol_answer *a)
 {
 	bool ok = a->http == 200 && strcmp(a->outcome, "enrolled") == 0;
 
-	http1_reply(req,
-		    ok		     ? 200
-		    : a->http == 400 ? 400
-				     : 500,
-		    TEXT_TYPE, ok ? STR("") : str_of(a->msg));
+	unsigned int http = ok ? 200 : a->http == 400 ? 400 : 500;
+
+	count(e, http);
+	http1_reply(req, http, TEXT_TYPE, ok ? STR("") : str_of(a->msg));
 }
 
 static void on_added(struct enrol_waiter *w, const struct enrol_answer *a)
@@ -93,9 +100,9 @@ static void on_added(struct enrol_waiter *w, const struct enrol_answer *a)
 	struct pending *p = container_of(w, struct pending, waiter);
 
 	if (p->stock)
-		reply_stock(p->req, a);
+		reply_stock(p->e, p->req, a);
 	else
-		reply_answer(p->req, a);
+		reply_answer(p->e, p->req, a);
 	free(p);
 }
 
@@ -113,6 +120,7 @@ static void start_add(struct events *e, struct http1_req *req, const struct cni_
 {
 	struct pending *p = xcalloc(1, sizeof(*p));
 
+	p->e = e;
 	p->req = req;
 	p->stock = stock;
 	p->waiter.done = on_added;
@@ -123,12 +131,16 @@ static void start_add(struct events *e, struct http1_req *req, const struct cni_
 static void answer_status(struct events *e, struct http1_req *req)
 {
 	struct enrol_answer a = {.http = 200, .outcome = "ok"};
+	/* Where this agent is a pod, ztunnel is one too, and has a network of its own: on a node
+	 * that says that it is not ready it would never start. */
+	bool ready = e->from.cfg->pod_namespace[0] != '\0' ? status_installed(&e->from, a.msg)
+							   : status_ready(&e->from, a.msg);
 
-	if (!enrol_ready(e->enrol, a.msg)) {
+	if (!ready) {
 		a.http = 503;
 		a.code = CNI_NOT_AVAILABLE;
 	}
-	reply_answer(req, &a);
+	reply_answer(e, req, &a);
 }
 
 static void handle_cni(struct events *e, struct http1_req *req)
@@ -139,7 +151,7 @@ static void handle_cni(struct events *e, struct http1_req *req)
 	unsigned int code;
 
 	if (cni_request_parse(http1_body(req), &q, &code, &err) < 0) {
-		reply_error(req, 400, code, err.msg);
+		reply_error(e, req, 400, code, err.msg);
 		return;
 	}
 	switch (q.command) {
@@ -148,15 +160,15 @@ static void handle_cni(struct events *e, struct http1_req *req)
 		break;
 	case CNI_CHECK:
 		enrol_check(e->enrol, &q.at, &a);
-		reply_answer(req, &a);
+		reply_answer(e, req, &a);
 		break;
 	case CNI_DEL:
 		enrol_del(e->enrol, &q.at);
-		reply_answer(req, &a);
+		reply_answer(e, req, &a);
 		break;
 	case CNI_GC:
 		enrol_gc(e->enrol, q.valid, q.nvalid);
-		reply_answer(req, &a);
+		reply_answer(e, req, &a);
 		break;
 	case CNI_STATUS:
 	case CNI_COMMAND_N:
@@ -172,6 +184,7 @@ static void handle_stock(struct events *e, struct http1_req *req)
 	struct err err = {0};
 
 	if (cni_request_parse_stock(http1_body(req), &q, &err) < 0) {
+		count(e, 400);
 		http1_reply(req, 400, TEXT_TYPE, str_of(err.msg));
 		return;
 	}
@@ -179,58 +192,28 @@ static void handle_stock(struct events *e, struct http1_req *req)
 	cni_request_fini(&q);
 }
 
-static void handle_status(struct events *e, struct http1_req *req)
-{
-	_cleanup_strbuf_ struct strbuf b = {0};
-	char reason[ERR_MSG_MAX];
-	struct jsonw w;
-
-	jsonw_init(&w, &b, true);
-	jsonw_obj(&w, NULL);
-	jsonw_cstr(&w, "version", VERSION);
-	jsonw_cstr(&w, "node", e->cfg->node_name);
-	jsonw_bool(&w, "ready", enrol_ready(e->enrol, reason));
-	jsonw_cstr(&w, "reason", reason);
-	jsonw_obj(&w, "source");
-	jsonw_cstr(&w, "kind", e->src->kind);
-	jsonw_cstr(&w, "where", e->src->where);
-	jsonw_bool(&w, "synced", e->src->synced(e->src->impl));
-	jsonw_int(&w, "pods", (long long)pods_count(e->pods));
-	jsonw_int(&w, "namespaces", (long long)pods_namespace_count(e->pods));
-	jsonw_cstr(&w, "error", e->src->error(e->src->impl));
-	if (e->src->stale != NULL) {
-		uint64_t age_ms;
-
-		jsonw_bool(&w, "stale", e->src->stale(e->src->impl, &age_ms));
-		jsonw_int(&w, "ageSeconds", (long long)(age_ms / 1000));
-	}
-	jsonw_end_obj(&w);
-	if (e->install != NULL)
-		install_print(e->install, &w);
-	enrol_print_ztunnels(e->enrol, &w);
-	enrol_print_pods(e->enrol, &w);
-	jsonw_end_obj(&w);
-	strbuf_putc(&b, '\n');
-	reply(req, 200, JSON_TYPE, &b);
-}
-
 static void on_event(void *ctx, struct http1_req *req)
 {
 	const char *path = http1_path(req), *method = http1_method(req);
 	struct events *e = ctx;
-	bool post = strcmp(method, "POST") == 0;
+	bool post = strcmp(method, "POST") == 0, get = strcmp(method, "GET") == 0;
 
 	if (strcmp(path, "/v1/cni") == 0 && post)
 		handle_cni(e, req);
 	else if (strcmp(path, "/cmdadd") == 0 && post)
 		handle_stock(e, req);
-	else if (strcmp(path, "/v1/status") == 0 && strcmp(method, "GET") == 0)
-		handle_status(e, req);
+	else if (strcmp(path, "/v1/status") == 0 && get)
+		status_answer(&e->from, req);
+	else if (strcmp(path, "/v1/rules") == 0 && get)
+		status_answer_rules(&e->from, req);
+	else if (strcmp(path, "/v1/node") == 0 && get)
+		status_answer_node(&e->from, req);
 	else if (strcmp(path, "/v1/cni") == 0 || strcmp(path, "/cmdadd") == 0 ||
-		 strcmp(path, "/v1/status") == 0)
-		reply_error(req, 405, CNI_FAILED, "method not allowed");
+		 strcmp(path, "/v1/status") == 0 || strcmp(path, "/v1/rules") == 0 ||
+		 strcmp(path, "/v1/node") == 0)
+		reply_error(e, req, 405, CNI_FAILED, "method not allowed");
 	else
-		reply_error(req, 404, CNI_FAILED, "no such path");
+		reply_error(e, req, 404, CNI_FAILED, "no such path");
 }
 
 /* One record of the stock plugin: JSON in a JSON string (cni-spec 1.8). */
@@ -283,10 +266,8 @@ struct events *events_new(struct loop *l, int event_fd, int log_fd, const struct
 	struct events *e = xcalloc(1, sizeof(*e));
 
 	e->loop = l;
-	e->cfg = cfg;
 	e->enrol = enrol;
-	e->pods = pods;
-	e->src = src;
+	e->from = (struct status_from){.cfg = cfg, .enrol = enrol, .pods = pods, .src = src};
 	e->event = http1_server_new(l, event_fd, 0, on_event, e, err);
 	if (e->event == NULL) {
 		(void)xclose(log_fd);
@@ -300,7 +281,18 @@ struct events *events_new(struct loop *l, int event_fd, int log_fd, const struct
 
 void events_set_install(struct events *e, const struct install *in)
 {
-	e->install = in;
+	e->from.install = in;
+}
+
+const struct status_from *events_from(const struct events *e)
+{
+	return &e->from;
+}
+
+size_t events_counts(const struct events *e, const struct events_count **ret)
+{
+	*ret = e->answers;
+	return EVENTS_CODES;
 }
 
 struct events *events_free(struct events *e)

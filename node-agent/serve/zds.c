@@ -11,6 +11,10 @@
  * Adds go to the newest peer that has its snapshot, and as well, unwaited, to every newer one that
  * is still getting its: nothing waits behind a snapshot (stock's defect 12) and no peer misses a
  * pod. When the newest goes the one before it is the newest again. Deletes go to everybody.
+ *
+ * A peer of version 2 may say that it drains: it is sent deletes only, and is never the newest. Two
+ * generations at an upgrade: the new one has its snapshot, the old one says that it drains, and who
+ * waited on it asks again and gets the new one.
  */
 #include "node-agent/serve/zds.h"
 
@@ -54,9 +58,11 @@ struct zds_peer {
 	struct timer timer;
 	enum peer_state state;
 	uint32_t version;
+	bool dns; /* it answers DNS and takes the sockets for it */
 	uint32_t held_left;
 	struct list queue; /* requests, not sent yet */
 	struct request *out;
+	bool draining;
 	bool blocked; /* the kernel did not take the first of the queue: EPOLLOUT is awaited */
 	struct list adds;
 	struct deferred dead;
@@ -73,6 +79,7 @@ struct zds_server {
 	size_t npeers;
 	uint64_t left_ms;
 	uint32_t left_version;
+	bool left_dns;
 };
 
 static void pump(struct zds_peer *p);
@@ -105,9 +112,10 @@ static void peer_close(struct zds_peer *p, const char *why)
 	p->fd = xclose(p->fd);
 	list_remove(&p->node);
 	s->npeers--;
-	if (p->state > PEER_HELLO) {
+	if (p->state > PEER_HELLO && !p->draining) {
 		s->left_ms = loop_now_ms(s->loop);
 		s->left_version = p->version;
+		s->left_dns = p->dns;
 	}
 	list_init(&waiting);
 	list_splice(&waiting, &p->adds);
@@ -153,7 +161,7 @@ static void enqueue_snapshot(void *arg, const char *uid)
 static bool prepare(struct zds_peer *p, const struct request *q, struct zds_msg *m, int *fds,
 		    size_t *nfds)
 {
-	struct zds_pod pod = {.netns_fd = -1};
+	struct zds_pod pod = {.netns_fd = -1, .credential = -1};
 	enum zds_describe d;
 
 	*m = (struct zds_msg){.kind = q->kind};
@@ -161,7 +169,7 @@ static bool prepare(struct zds_peer *p, const struct request *q, struct zds_msg 
 	*nfds = 0;
 	if (q->kind != ZDS_ADD)
 		return true;
-	d = p->server->ops->describe(p->server->ctx, q->uid, p->version, &pod);
+	d = p->server->ops->describe(p->server->ctx, q->uid, p->version, p->dns, &pod);
 	if (d == ZDS_POD_KEEP && q->snapshot) {
 		m->kind = ZDS_KEEP;
 		return true;
@@ -173,12 +181,24 @@ static bool prepare(struct zds_peer *p, const struct request *q, struct zds_msg 
 	(void)snprintf(m->ns, sizeof(m->ns), "%s", pod.ns);
 	(void)snprintf(m->sa, sizeof(m->sa), "%s", pod.sa);
 	fds[(*nfds)++] = pod.netns_fd;
-	if (p->version < ZDS_V2_CUSTODY || pod.listeners == NULL)
-		return true;
-	for (int i = 0; i < MESH_L_N; i++) {
+	for (int i = 0; p->version >= ZDS_V2_CUSTODY && pod.listeners != NULL && i < MESH_L_N;
+	     i++) {
 		m->ports[m->nports++] = mesh_listener_port[i];
 		fds[(*nfds)++] = pod.listeners[i];
 	}
+	m->dns_not_captured = p->dns && pod.dns_not_captured;
+	for (int i = 0; p->dns && pod.dns != NULL && i < MESH_DNS_N; i++) {
+		if (pod.dns[i] < 0)
+			continue;
+		m->ports[m->nports++] = MESH_PORT_DNS;
+		fds[(*nfds)++] = pod.dns[i];
+	}
+	if (p->version < ZDS_V3_KEYS)
+		return true;
+	m->agent_version = ZDS_V3_KEYS;
+	m->credential = pod.credential >= 0;
+	if (m->credential)
+		fds[(*nfds)++] = pod.credential;
 	return true;
 }
 
@@ -226,7 +246,7 @@ static void pump(struct zds_peer *p)
 {
 	while (p->magic == PEER_MAGIC && p->out == NULL && !list_empty(&p->queue)) {
 		struct request *q = container_of(p->queue.next, struct request, node);
-		int fds[1 + MESH_L_N], r;
+		int fds[2 + MESH_SOCKETS_N], r;
 		struct zds_msg m;
 		size_t nfds;
 
@@ -279,6 +299,7 @@ static void on_hello(struct zds_peer *p, const uint8_t *buf, size_t n)
 		return;
 	}
 	p->version = m.version != 0 ? m.version : ZDS_V1;
+	p->dns = m.dns;
 	p->held_left = m.version >= ZDS_V2_CUSTODY ? m.held : 0;
 	log_info("zds", "ztunnel connected pid=%d version=%u held=%u", (int)p->pid, p->version,
 		 p->held_left);
@@ -325,30 +346,104 @@ static void snapshot_finished(struct zds_peer *p)
 	p->server->ops->peers_changed(p->server->ctx);
 }
 
-static void on_answer(struct zds_peer *p, const uint8_t *buf, size_t n)
+/* Whoever waits for this peer's answer is told to ask again; a request that is out stays out. */
+static void abandon_adds(struct zds_peer *p)
+{
+	struct list waiting, *n;
+
+	list_init(&waiting);
+	list_splice(&waiting, &p->adds);
+	if (p->out != NULL)
+		p->out->add = NULL;
+	list_for_each_safe (i, &p->queue) {
+		struct request *q = container_of(i, struct request, node);
+
+		q->add = NULL;
+		if (q->kind == ZDS_DEL)
+			continue;
+		list_remove(&q->node);
+		free(q);
+	}
+	while ((n = list_pop(&waiting)) != NULL) {
+		struct zds_add *a = container_of(n, struct zds_add, node);
+
+		a->peer = NULL;
+		a->done(a, -ECONNRESET, "ztunnel drains");
+	}
+}
+
+static void on_draining(struct zds_peer *p)
+{
+	struct zds_server *s = p->server;
+
+	if (p->draining || p->version < ZDS_V2_CUSTODY) {
+		peer_close(p, p->draining ? "says again that it drains"
+					  : "version 1 has no message about draining");
+		return;
+	}
+	log_info("zds", "ztunnel drains pid=%d", (int)p->pid);
+	p->draining = true;
+	s->left_ms = loop_now_ms(s->loop);
+	s->left_version = p->version;
+	s->left_dns = p->dns;
+	if (p->out == NULL) { /* the first of the queue may have been waiting for room */
+		loop_timer_cancel(&p->timer);
+		set_blocked(p, false);
+	}
+	abandon_adds(p);
+	pump(p);
+	s->ops->peers_changed(s->ctx);
+}
+
+static void on_answer(struct zds_peer *p, const struct zds_msg *m)
+{
+	struct request *q;
+
+	loop_timer_cancel(&p->timer);
+	q = take_ptr(p->out);
+	if (m->error[0] != '\0' && !p->draining)
+		log_warn("zds", "ztunnel refuses kind=%d uid=%s: %s", (int)q->kind, q->uid,
+			 m->error);
+	if (p->draining)
+		; /* what it says about pods is of no use any more */
+	else if (q->kind == ZDS_SNAPSHOT_SENT)
+		snapshot_finished(p);
+	else if (q->kind == ZDS_ADD || q->kind == ZDS_KEEP)
+		p->server->ops->acked(p->server->ctx, q->uid, m->error);
+	tell_waiter(q, m->error[0] != '\0' ? -EREMOTEIO : 0, m->error);
+	free_request(q);
+	pump(p);
+}
+
+static void on_credential(struct zds_peer *p, const struct zds_msg *m, const int *fds, size_t nfds)
+{
+	if (p->version < ZDS_V3_KEYS || nfds != 1)
+		peer_close(p, "a credential without its descriptor, or not in version 3");
+	else
+		p->server->ops->credential(p->server->ctx, m->identity, fds[0]);
+}
+
+static void on_response(struct zds_peer *p, const uint8_t *buf, size_t n, const int *fds,
+			size_t nfds)
 {
 	struct zds_msg m = {0};
 	struct err err = {0};
-	struct request *q;
 
-	if (zds_decode_response(buf, n, &m, &err) < 0 || m.kind != ZDS_ACK) {
+	if (zds_decode_response(buf, n, &m, &err) < 0 || m.kind == ZDS_HELD) {
 		log_warn("zds", "answer from pid=%d: %s", (int)p->pid,
 			 err.msg[0] != '\0' ? err.msg : "expected Ack");
 		peer_close(p, "bad answer");
-		return;
+	} else if (m.kind == ZDS_CREDENTIAL) {
+		on_credential(p, &m, fds, nfds);
+	} else if (nfds != 0) {
+		peer_close(p, "unexpected descriptor");
+	} else if (m.kind == ZDS_DRAINING) {
+		on_draining(p);
+	} else if (p->out == NULL) {
+		peer_close(p, "unsolicited message");
+	} else {
+		on_answer(p, &m);
 	}
-	loop_timer_cancel(&p->timer);
-	q = take_ptr(p->out);
-	if (m.error[0] != '\0')
-		log_warn("zds", "ztunnel refuses kind=%d uid=%s: %s", (int)q->kind, q->uid,
-			 m.error);
-	if (q->kind == ZDS_SNAPSHOT_SENT)
-		snapshot_finished(p);
-	else if (q->kind == ZDS_ADD || q->kind == ZDS_KEEP)
-		p->server->ops->acked(p->server->ctx, q->uid, m.error);
-	tell_waiter(q, m.error[0] != '\0' ? -EREMOTEIO : 0, m.error);
-	free_request(q);
-	pump(p);
 }
 
 static void dispatch(struct zds_peer *p, const uint8_t *buf, size_t n, const int *fds, size_t nfds)
@@ -357,16 +452,12 @@ static void dispatch(struct zds_peer *p, const uint8_t *buf, size_t n, const int
 		on_held(p, buf, n, fds, nfds);
 		return;
 	}
-	if (nfds != 0) {
+	if (p->state != PEER_HELLO)
+		on_response(p, buf, n, fds, nfds);
+	else if (nfds != 0)
 		peer_close(p, "unexpected descriptor");
-		return;
-	}
-	if (p->state == PEER_HELLO)
-		on_hello(p, buf, n);
-	else if (p->out == NULL)
-		peer_close(p, "unsolicited message");
 	else
-		on_answer(p, buf, n);
+		on_hello(p, buf, n);
 }
 
 static void on_peer(struct watch *w, uint32_t events)
@@ -510,6 +601,8 @@ static struct zds_peer *newest(const struct zds_server *s)
 	list_for_each (n, &s->peers) {
 		struct zds_peer *p = container_of(n, struct zds_peer, node);
 
+		if (p->draining)
+			continue;
 		if (p->state == PEER_STEADY ||
 		    (p->state == PEER_SNAPSHOT && (found == NULL || found->state != PEER_STEADY)))
 			found = p;
@@ -535,7 +628,7 @@ int zds_server_add(struct zds_server *s, struct zds_add *a, const char *uid,
 	for (struct list *n = to->node.next; n != &s->peers; n = n->next) {
 		struct zds_peer *p = container_of(n, struct zds_peer, node);
 
-		if (p->state == PEER_SNAPSHOT)
+		if (p->state == PEER_SNAPSHOT && !p->draining)
 			enqueue(p, ZDS_ADD, uid);
 	}
 	pump(to);
@@ -579,6 +672,15 @@ uint32_t zds_server_version(const struct zds_server *s)
 	return p != NULL ? p->version : 0;
 }
 
+bool zds_server_dns(const struct zds_server *s, bool *ret_served)
+{
+	const struct zds_peer *p = newest(s);
+	uint32_t version = p != NULL ? p->version : s->left_version;
+
+	*ret_served = version == ZDS_V1 || (p != NULL ? p->dns : s->left_dns);
+	return version != 0;
+}
+
 uint64_t zds_server_left_ms(const struct zds_server *s, uint32_t *ret_version)
 {
 	*ret_version = s->left_version;
@@ -595,7 +697,9 @@ void zds_server_each_peer(const struct zds_server *s,
 		struct zds_peer_info i = {.pid = p->pid,
 					  .version = p->version,
 					  .snapshot = p->state == PEER_STEADY,
-					  .newest = p == last};
+					  .newest = p == last,
+					  .draining = p->draining,
+					  .dns = p->dns || p->version == ZDS_V1};
 
 		fn(arg, &i);
 	}

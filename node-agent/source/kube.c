@@ -9,19 +9,21 @@
 #include <string.h>
 
 #include "lib/base/err.h"
-#include "lib/base/limits.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
 #include "lib/event/loop.h"
 #include "lib/format/doc.h"
-#include "lib/os/fd.h"
-#include "node-agent/source/kube_conn.h"
-#include "node-agent/source/kube_watch.h"
-#include "node-agent/source/kubeconfig.h"
+#include "lib/format/json.h"
+#include "lib/kube/kube_conn.h"
+#include "lib/kube/kube_watch.h"
+#include "lib/kube/kubeconfig.h"
+#include "node-agent/source/kube_self.h"
+#include "node-agent/source/last_file.h"
 #include "node-agent/source/manifest.h"
 #include "node-agent/source/pods.h"
 
-#define ACCOUNT_DIR    "/var/run/secrets/kubernetes.io/serviceaccount"
+/* A start does not believe the last picture before the API had this long to answer. */
+#define LAST_AFTER_MS  3000
 #define STALE_AFTER_MS 2000 /* a watch that ends and goes on is no news */
 
 struct kube {
@@ -29,14 +31,32 @@ struct kube {
 	struct pods *pods;
 	struct kubeconfig cfg;
 	char *node;
+	const struct label_keys *keep;
 	struct kube_conn *conn;
 	struct kube_watch pod_watch, namespace_watch;
+	struct kube_self self;
 	struct kube_patch *patch; /* NULL until kube_write_back() */
 	struct err conn_error;	  /* code 0: connected */
 	uint64_t live_ms;	  /* when the picture was current last */
 	bool live, synced;
+	struct last_file last;
+	struct timer last_due;
+	bool last_taken;      /* a picture of the last life filled what was not listed */
+	uint64_t last_age_ms; /* how old it was then */
 	char error[ERR_MSG_MAX];
 };
+
+/* Every list was read to its end by this process. */
+static bool listed(const struct kube *k)
+{
+	return k->pod_watch.state.synced && k->namespace_watch.state.synced;
+}
+
+static void picture_changed(struct kube *k)
+{
+	if (listed(k))
+		last_file_changed(&k->last);
+}
 
 /* --- objects --- */
 
@@ -52,7 +72,7 @@ static int put_pod(void *ctx, const struct doc *object, unsigned int generation,
 {
 	struct kube *k = ctx;
 	struct pod *p = NULL;
-	int r = manifest_read_pod(object, &p, err);
+	int r = manifest_read_pod(object, k->keep, &p, err);
 
 	if (r == 0 && p->uid == NULL) {
 		(void)pod_free(p);
@@ -74,6 +94,7 @@ static int put_pod(void *ctx, const struct doc *object, unsigned int generation,
 	_cleanup_free_ char *p_ns = xstrdup(p->ns), *p_name = xstrdup(p->name);
 
 	pods_put(k->pods, p, &k->pod_watch, generation);
+	picture_changed(k);
 	if (k->patch != NULL)
 		kube_patch_look(k->patch, p_ns, p_name);
 	return 0;
@@ -86,6 +107,7 @@ static void pod_gone(void *ctx, const struct doc *object)
 
 	if (name_of(object, "namespace", ns) && name_of(object, "name", name))
 		pods_remove(k->pods, ns, name, &k->pod_watch);
+	picture_changed(k);
 }
 
 static void sweep_pods(void *ctx, unsigned int generation)
@@ -93,6 +115,7 @@ static void sweep_pods(void *ctx, unsigned int generation)
 	struct kube *k = ctx;
 
 	pods_sweep(k->pods, &k->pod_watch, generation);
+	picture_changed(k);
 }
 
 static int put_namespace(void *ctx, const struct doc *object, unsigned int generation,
@@ -101,12 +124,13 @@ static int put_namespace(void *ctx, const struct doc *object, unsigned int gener
 	struct kube *k = ctx;
 	struct pod_namespace *n = NULL;
 	char name[POD_NAME_MAX];
-	int r = manifest_read_namespace(object, &n, err);
+	int r = manifest_read_namespace(object, k->keep, &n, err);
 
 	if (r == 0)
 		pods_put_namespace(k->pods, n, &k->namespace_watch, generation);
 	else if (name_of(object, "name", name))
 		pods_keep_namespace(k->pods, name, &k->namespace_watch, generation);
+	picture_changed(k);
 	return r;
 }
 
@@ -117,6 +141,7 @@ static void namespace_gone(void *ctx, const struct doc *object)
 
 	if (name_of(object, "name", name))
 		pods_remove_namespace(k->pods, name, &k->namespace_watch);
+	picture_changed(k);
 }
 
 static void sweep_namespaces(void *ctx, unsigned int generation)
@@ -124,9 +149,8 @@ static void sweep_namespaces(void *ctx, unsigned int generation)
 	struct kube *k = ctx;
 
 	pods_sweep(k->pods, &k->namespace_watch, generation);
+	picture_changed(k);
 }
-
-/* --- the state of the whole --- */
 
 static void compose_error(struct kube *k)
 {
@@ -143,7 +167,56 @@ static void compose_error(struct kube *k)
 	for (size_t i = 0; i < ARRAY_LEN(both) && k->error[0] == '\0'; i++)
 		if (both[i]->bad[0] != '\0')
 			(void)snprintf(k->error, sizeof(k->error), "%s", both[i]->bad);
+	/* a pod that the old picture lacks is not known to be gone: enrol/ asks for an error */
+	if (k->error[0] == '\0' && kube_former(k))
+		(void)snprintf(
+			k->error, sizeof(k->error),
+			"%s has not been read yet; what is known is of the agent's last life",
+			kube_conn_where(k->conn));
 }
+
+/* --- the last life's picture --- */
+
+/* What this life has read already is newer. */
+static void take_pod(struct kube *k, struct pod *p)
+{
+	if (k->pod_watch.state.synced || pods_find(k->pods, p->ns, p->name) != NULL ||
+	    p->node_name == NULL || strcmp(p->node_name, k->node) != 0)
+		(void)pod_free(p);
+	else
+		pods_put(k->pods, p, &k->pod_watch, 0); /* 0: the first list sweeps it */
+}
+
+static void take_namespace(struct kube *k, struct pod_namespace *n)
+{
+	if (k->namespace_watch.state.synced || pods_namespace(k->pods, n->name) != NULL)
+		(void)pod_namespace_free(n);
+	else
+		pods_put_namespace(k->pods, n, &k->namespace_watch, 0);
+}
+
+static void on_last_due(struct timer *t)
+{
+	struct kube *k = container_of(t, struct kube, last_due);
+	struct manifest m = {0};
+
+	if (listed(k) || last_file_load(&k->last, &m, &k->last_age_ms) < 0)
+		return;
+	for (size_t i = 0; i < m.nnamespaces; i++)
+		take_namespace(k, take_ptr(m.namespaces[i]));
+	for (size_t i = 0; i < m.npods; i++)
+		take_pod(k, take_ptr(m.pods[i]));
+	manifest_fini(&m);
+	k->last_taken = true;
+	compose_error(k);
+	log_warn("kube",
+		 "%s does not answer: what was known %llu s ago is in force file=%s pods=%zu "
+		 "namespaces=%zu",
+		 kube_conn_where(k->conn), (unsigned long long)(k->last_age_ms / 1000),
+		 k->last.path, pods_count(k->pods), pods_namespace_count(k->pods));
+}
+
+/* --- the state of the whole --- */
 
 static void on_changed(void *ctx)
 {
@@ -152,11 +225,14 @@ static void on_changed(void *ctx)
 
 	if (k->live && !live)
 		k->live_ms = loop_now_ms(k->loop);
+	if (live)
+		k->last_age_ms = 0;
 	k->live = live;
 	compose_error(k);
-	if (k->synced || !kube_synced(k))
+	if (k->synced || !listed(k))
 		return;
 	k->synced = true;
+	loop_timer_cancel(&k->last_due);
 	log_info("kube", "everything has been read server=%s pods=%zu namespaces=%zu",
 		 kube_conn_where(k->conn), pods_count(k->pods), pods_namespace_count(k->pods));
 }
@@ -207,7 +283,7 @@ bool kube_synced(const void *impl)
 {
 	const struct kube *k = impl;
 
-	return k->pod_watch.state.synced && k->namespace_watch.state.synced;
+	return k->last_taken || listed(k);
 }
 
 const char *kube_error(const void *impl)
@@ -219,8 +295,26 @@ bool kube_stale(const void *impl, uint64_t *ret_age_ms)
 {
 	const struct kube *k = impl;
 
-	*ret_age_ms = k->live ? 0 : loop_now_ms(k->loop) - k->live_ms;
+	*ret_age_ms = k->live ? 0 : loop_now_ms(k->loop) - k->live_ms + k->last_age_ms;
 	return *ret_age_ms > STALE_AFTER_MS;
+}
+
+bool kube_former(const void *impl)
+{
+	const struct kube *k = impl;
+
+	return k->last_taken && !listed(k);
+}
+
+void kube_print(const void *impl, struct jsonw *w)
+{
+	const struct kube *k = impl;
+
+	jsonw_obj(w, "lastState");
+	jsonw_cstr(w, "file", k->last.path);
+	jsonw_bool(w, "inForce", kube_former(k));
+	jsonw_cstr(w, "error", k->last.error.msg);
+	jsonw_end_obj(w);
 }
 
 const char *kube_where(const struct kube *k)
@@ -230,21 +324,14 @@ const char *kube_where(const struct kube *k)
 
 /* --- life --- */
 
-static int read_kubeconfig(struct kube *k, const char *path, struct err *err)
+int kube_config_read(const struct kube_config *cfg, struct kubeconfig *ret, struct err *err)
 {
-	_cleanup_free_ char *dir = xstrdup(path);
-	char *slash = strrchr(dir, '/'), *text = NULL;
-	size_t n = 0;
-	int r = file_read(path, LIMIT_MANIFEST_BYTES, &text, &n, err);
-
-	if (r < 0)
-		return r;
-	if (slash != NULL)
-		*slash = '\0';
-	r = kubeconfig_parse((struct str){text, n}, NULL, slash != NULL ? dir : ".", &k->cfg, err);
-	explicit_bzero(text, n);
-	free(text);
-	return r < 0 ? err_wrap(err, "%s", path) : 0;
+	return cfg->kubeconfig != NULL
+		       ? kube_conn_config(cfg->kubeconfig, ret, err)
+		       : kubeconfig_in_cluster(cfg->host, cfg->port,
+					       cfg->account_dir != NULL ? cfg->account_dir
+									: KUBE_ACCOUNT_DIR,
+					       ret, err);
 }
 
 struct kube *kube_new(struct loop *l, const struct kube_config *cfg, struct pods *into,
@@ -256,18 +343,20 @@ struct kube *kube_new(struct loop *l, const struct kube_config *cfg, struct pods
 	k->loop = l;
 	k->pods = into;
 	k->node = xstrdup(cfg->node);
+	k->keep = cfg->keep;
 	k->live_ms = loop_now_ms(l);
-	r = cfg->kubeconfig != NULL
-		    ? read_kubeconfig(k, cfg->kubeconfig, err)
-		    : kubeconfig_in_cluster(cfg->host, cfg->port,
-					    cfg->account_dir != NULL ? cfg->account_dir
-								     : ACCOUNT_DIR,
-					    &k->cfg, err);
+	r = kube_config_read(cfg, &k->cfg, err);
 	if (r < 0)
 		return kube_free(k);
 	if (k->cfg.insecure)
 		log_warn("kube", "insecure-skip-tls-verify: whoever answers is believed");
-	k->conn = kube_conn_new(l, &k->cfg, &conn_ops, k);
+	k->conn = kube_conn_new(l, &k->cfg, "ambient-agent/" VERSION, &conn_ops, k);
+	last_file_init(&k->last, l, into, cfg->state_dir,
+		       &(struct last_state_of){.node = k->node,
+					       .server = kube_conn_where(k->conn),
+					       .keep = k->keep},
+		       k->pod_watch.state.rv, k->namespace_watch.state.rv);
+	loop_timer_set(l, &k->last_due, LAST_AFTER_MS, on_last_due);
 	kube_watch_init(&k->pod_watch, l, k->conn, &pod_kind, k->node, k);
 	kube_watch_init(&k->namespace_watch, l, k->conn, &namespace_kind, NULL, k);
 	return k;
@@ -277,7 +366,10 @@ struct kube *kube_free(struct kube *k)
 {
 	if (k == NULL)
 		return NULL;
+	loop_timer_cancel(&k->last_due);
+	last_file_fini(&k->last);
 	k->patch = kube_patch_free(k->patch);
+	kube_self_fini(&k->self);
 	if (k->conn != NULL) {
 		kube_watch_fini(&k->pod_watch);
 		kube_watch_fini(&k->namespace_watch);
@@ -292,6 +384,12 @@ struct kube *kube_free(struct kube *k)
 void kube_write_back(struct kube *k, kube_patch_mesh mesh, void *ctx)
 {
 	k->patch = kube_patch_new(k->loop, k->conn, k->pods, mesh, ctx);
+}
+
+void kube_ask_self(struct kube *k, const char *ns,
+		   void (*done)(void *ctx, bool leaves, const char *why), void *ctx)
+{
+	kube_self_ask(&k->self, k->loop, k->conn, ns, k->node, done, ctx);
 }
 
 void kube_pod_mesh_changed(struct kube *k, const char *ns, const char *name)

@@ -12,7 +12,7 @@
 #include "lib/base/mem.h"
 #include "lib/format/json.h"
 #include "lib/os/clock.h"
-#include "node-agent/source/kube_conn.h"
+#include "lib/kube/kube_conn.h"
 #include "node-agent/source/pods.h"
 
 #define ANNOTATION "ambient.istio.io/redirection"

@@ -13,10 +13,12 @@
 #include "lib/format/yaml.h"
 #include "node-agent/source/pods.h"
 
+#define RUNTIME_UID_MIN	     8
 #define MANIFEST_OBJECTS_MAX 20000 /* a 4 MiB file holds fewer real ones */
 
 struct reading {
 	struct manifest *m;
+	const struct label_keys *keep;
 	size_t pods_cap, namespaces_cap;
 };
 
@@ -156,7 +158,23 @@ static int read_status(struct pod *p, const struct doc *root, struct err *err)
 	return 0;
 }
 
-static int read_pod_meta(struct pod *p, const struct doc *root, struct err *err)
+/* The kubelet writes it on the mirror of a static pod. Anybody may write anything there: what is no
+ * UID is no static pod's. */
+static void read_runtime_uid(struct pod *p, const struct doc *notes)
+{
+	struct str s = {0};
+	bool good = doc_opt_text(notes, "kubernetes.io/config.mirror", &s, NULL) == 0 &&
+		    s.n >= RUNTIME_UID_MIN && s.n < POD_UID_MAX;
+
+	for (size_t i = 0; good && i < s.n; i++)
+		good = (s.p[i] >= '0' && s.p[i] <= '9') || (s.p[i] >= 'a' && s.p[i] <= 'z') ||
+		       (s.p[i] >= 'A' && s.p[i] <= 'Z') || s.p[i] == '-';
+	if (good)
+		p->runtime_uid = xstrndup(s.p, s.n);
+}
+
+static int read_pod_meta(struct pod *p, const struct doc *root, const struct label_keys *keep,
+			 struct err *err)
 {
 	const struct doc *meta = NULL, *labels = NULL, *notes = NULL;
 	int r = doc_opt_map(root, "metadata", &meta, err);
@@ -175,10 +193,12 @@ static int read_pod_meta(struct pod *p, const struct doc *root, struct err *err)
 		p->ns = xstrdup("default");
 	if (labels != NULL &&
 	    ((r = take_text(labels, "istio.io/dataplane-mode", &p->mode, err)) < 0 ||
-	     (r = take_text(labels, "app", &p->app, err)) < 0))
+	     (r = take_text(labels, "app", &p->app, err)) < 0 ||
+	     (r = labels_read(&p->labels, labels, keep, err)) < 0))
 		return r;
 	if (notes == NULL)
 		return 0;
+	read_runtime_uid(p, notes);
 	p->sidecar = doc_get(notes, "sidecar.istio.io/status") != NULL;
 	if ((r = take_text(notes, "ambient.istio.io/redirection", &p->redirection, err)) < 0 ||
 	    (r = take_text(notes, "ambient.istio.io/bypass-inbound-capture", &p->bypass_inbound,
@@ -190,10 +210,11 @@ static int read_pod_meta(struct pod *p, const struct doc *root, struct err *err)
 	return 0;
 }
 
-static int read_pod(struct pod *p, const struct doc *root, struct err *err)
+static int read_pod(struct pod *p, const struct doc *root, const struct label_keys *keep,
+		    struct err *err)
 {
 	const struct doc *spec = NULL;
-	int r = read_pod_meta(p, root, err);
+	int r = read_pod_meta(p, root, keep, err);
 
 	if (r < 0)
 		return r;
@@ -211,7 +232,18 @@ static int read_pod(struct pod *p, const struct doc *root, struct err *err)
 	return read_status(p, root, err);
 }
 
-static int read_namespace(struct pod_namespace *n, const struct doc *root, struct err *err)
+/* The API server gives every namespace this label; a manifest need not have it. */
+static void add_name_label(struct pod_namespace *n, const struct label_keys *keep)
+{
+	static const char key[] = "kubernetes.io/metadata.name";
+
+	for (size_t i = 0; keep != NULL && i < keep->n; i++)
+		if (strcmp(keep->v[i], key) == 0 && labels_get(&n->labels, key) == NULL)
+			labels_add(&n->labels, key, n->name);
+}
+
+static int read_namespace(struct pod_namespace *n, const struct doc *root,
+			  const struct label_keys *keep, struct err *err)
 {
 	const struct doc *meta = NULL, *labels = NULL;
 	int r = doc_opt_map(root, "metadata", &meta, err);
@@ -221,15 +253,18 @@ static int read_namespace(struct pod_namespace *n, const struct doc *root, struc
 	if (meta == NULL)
 		return doc_err(root, err, "expected metadata with the namespace's name");
 	if ((r = take_name(meta, "name", POD_NAME_MAX - 1, true, &n->name, err)) < 0 ||
-	    (r = text_map(meta, "labels", &labels, err)) < 0 || labels == NULL)
+	    (r = text_map(meta, "labels", &labels, err)) < 0 ||
+	    (r = labels_read(&n->labels, labels, keep, err)) < 0)
 		return r;
-	return take_text(labels, "istio.io/dataplane-mode", &n->mode, err);
+	add_name_label(n, keep);
+	return labels != NULL ? take_text(labels, "istio.io/dataplane-mode", &n->mode, err) : 0;
 }
 
-int manifest_read_pod(const struct doc *root, struct pod **ret, struct err *err)
+int manifest_read_pod(const struct doc *root, const struct label_keys *keep, struct pod **ret,
+		      struct err *err)
 {
 	struct pod *p = xcalloc(1, sizeof(*p));
-	int r = read_pod(p, root, err);
+	int r = read_pod(p, root, keep, err);
 
 	if (r < 0) {
 		(void)pod_free(p);
@@ -239,10 +274,11 @@ int manifest_read_pod(const struct doc *root, struct pod **ret, struct err *err)
 	return 0;
 }
 
-int manifest_read_namespace(const struct doc *root, struct pod_namespace **ret, struct err *err)
+int manifest_read_namespace(const struct doc *root, const struct label_keys *keep,
+			    struct pod_namespace **ret, struct err *err)
 {
 	struct pod_namespace *n = xcalloc(1, sizeof(*n));
-	int r = read_namespace(n, root, err);
+	int r = read_namespace(n, root, keep, err);
 
 	if (r < 0) {
 		(void)pod_namespace_free(n);
@@ -255,7 +291,7 @@ int manifest_read_namespace(const struct doc *root, struct pod_namespace **ret, 
 static int add_pod(struct reading *rd, const struct doc *root, struct err *err)
 {
 	struct pod *p;
-	int r = manifest_read_pod(root, &p, err);
+	int r = manifest_read_pod(root, rd->keep, &p, err);
 
 	if (r < 0)
 		return r;
@@ -270,7 +306,7 @@ static int add_pod(struct reading *rd, const struct doc *root, struct err *err)
 static int add_namespace(struct reading *rd, const struct doc *root, struct err *err)
 {
 	struct pod_namespace *n;
-	int r = manifest_read_namespace(root, &n, err);
+	int r = manifest_read_namespace(root, rd->keep, &n, err);
 
 	if (r < 0)
 		return r;
@@ -366,10 +402,11 @@ static int check_unique(struct manifest *m, struct err *err)
 	return 0;
 }
 
-int manifest_parse(struct str text, struct manifest *ret, struct err *err)
+int manifest_parse(struct str text, const struct label_keys *keep, struct manifest *ret,
+		   struct err *err)
 {
 	struct manifest m = {0};
-	struct reading rd = {.m = &m};
+	struct reading rd = {.m = &m, .keep = keep};
 	struct arena *a = arena_new();
 	int r = yaml_parse_all(text, a, read_document, &rd, err);
 
@@ -388,7 +425,7 @@ int manifest_fuzz(const uint8_t *p, size_t n)
 {
 	struct manifest m = {0};
 	struct err err = {0};
-	int r = manifest_parse((struct str){(const char *)p, n}, &m, &err);
+	int r = manifest_parse((struct str){(const char *)p, n}, NULL, &m, &err);
 
 	bug_on(r < 0 && err.msg[0] == '\0');
 	for (size_t i = 0; i < m.npods; i++)

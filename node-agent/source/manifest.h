@@ -13,6 +13,7 @@
 
 struct doc;
 struct err;
+struct label_keys;
 struct pod;
 struct pod_namespace;
 
@@ -23,13 +24,16 @@ struct manifest {
 	size_t nnamespaces;
 };
 
-/* Reads @text. On success *ret owns the objects until they are taken (set to NULL) or
+/* Reads @text. @keep: whose labels are kept besides istio.io/dataplane-mode and app; NULL: none.
+ * On success *ret owns the objects until they are taken (set to NULL) or
  * manifest_fini(). -EINVAL with line and field. */
-int manifest_parse(struct str text, struct manifest *ret, struct err *err) _must_check_;
+int manifest_parse(struct str text, const struct label_keys *keep, struct manifest *ret,
+		   struct err *err) _must_check_;
 void manifest_fini(struct manifest *m);
 /* One object of kind Pod or Namespace, wherever it comes from. *ret is the caller's. -EINVAL with
  * the field. */
-int manifest_read_pod(const struct doc *root, struct pod **ret, struct err *err) _must_check_;
-int manifest_read_namespace(const struct doc *root, struct pod_namespace **ret, struct err *err)
-	_must_check_;
+int manifest_read_pod(const struct doc *root, const struct label_keys *keep, struct pod **ret,
+		      struct err *err) _must_check_;
+int manifest_read_namespace(const struct doc *root, const struct label_keys *keep,
+			    struct pod_namespace **ret, struct err *err) _must_check_;
 int manifest_fuzz(const uint8_t *p, size_t n);

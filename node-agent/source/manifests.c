@@ -54,6 +54,7 @@ struct file {
 struct manifests {
 	struct loop *loop;
 	struct pods *pods;
+	const struct label_keys *keep;
 	char *dir;
 	int ifd, wd;
 	struct watch watch;
@@ -137,13 +138,6 @@ static void file_forget(struct file *f)
 	free(f);
 }
 
-static bool same_identity(const struct stat *a, const struct stat *b)
-{
-	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
-	       a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
-	       a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
-}
-
 /* An object that another, still present file holds is a mistake of this file. */
 static int check_owners(struct manifests *m, struct file *f, const struct manifest *doc,
 			struct err *err)
@@ -178,7 +172,7 @@ static int file_load(struct manifests *m, struct file *f, struct err *err)
 		return r;
 	if (file_is_being_written(path)) /* its end will bring us here again */
 		return err_set(err, EAGAIN, "is being written");
-	r = manifest_parse((struct str){text, len}, &doc, err);
+	r = manifest_parse((struct str){text, len}, m->keep, &doc, err);
 	if (r < 0)
 		return r;
 	r = check_owners(m, f, &doc, err);
@@ -212,7 +206,7 @@ static void file_refresh(struct manifests *m, struct file *f, const char *path,
 {
 	struct err err = {0};
 
-	if (f->read && same_identity(&f->seen, st) && f->err.code != EEXIST)
+	if (f->read && file_unchanged(&f->seen, st) && f->err.code != EEXIST)
 		return;
 	if (!writer_is_done(m, f, path)) {
 		if (!f->read) /* its pods are not gone, they are not known yet */
@@ -309,7 +303,8 @@ static void scan(struct manifests *m)
 	m->synced = true;
 }
 
-struct manifests *manifests_new(struct loop *l, const char *dir, struct pods *into, struct err *err)
+struct manifests *manifests_new(struct loop *l, const char *dir, const struct label_keys *keep,
+				struct pods *into, struct err *err)
 {
 	struct manifests *m = xcalloc(1, sizeof(*m));
 	int r;
@@ -317,6 +312,7 @@ struct manifests *manifests_new(struct loop *l, const char *dir, struct pods *in
 	m->loop = l;
 	m->pods = into;
 	m->dir = xstrdup(dir);
+	m->keep = keep;
 	m->wd = -1;
 	list_init(&m->files);
 	m->ifd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);

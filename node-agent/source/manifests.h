@@ -12,13 +12,15 @@
 #include "lib/base/attr.h"
 
 struct err;
+struct label_keys;
 struct loop;
 struct pods;
 struct manifests;
 
-/* Reads @dir once before it returns (then manifests_synced() says whether it could be listed). */
-struct manifests *manifests_new(struct loop *l, const char *dir, struct pods *into, struct err *err)
-	_must_check_;
+/* Reads @dir once before it returns. @keep: labels that selectors look at; must outlive it (then
+ * manifests_synced() says whether it could be listed). */
+struct manifests *manifests_new(struct loop *l, const char *dir, const struct label_keys *keep,
+				struct pods *into, struct err *err) _must_check_;
 struct manifests *manifests_free(struct manifests *m);
 /* The directory has been listed and every file in it was tried. */
 bool manifests_synced(const struct manifests *m);

@@ -12,6 +12,7 @@ struct pods {
 	struct htab pods, namespaces;
 	void (*changed)(void *ctx, const char *ns, const char *name);
 	void *ctx;
+	struct pods_changes changes;
 };
 
 struct pod *pod_free(struct pod *p)
@@ -21,9 +22,11 @@ struct pod *pod_free(struct pod *p)
 	free(p->name);
 	free(p->ns);
 	free(p->uid);
+	free(p->runtime_uid);
 	free(p->service_account);
 	free(p->node_name);
 	free(p->mode);
+	labels_fini(&p->labels);
 	free(p->app);
 	free(p->bypass_inbound);
 	free(p->dns_capture);
@@ -33,12 +36,42 @@ struct pod *pod_free(struct pod *p)
 	return NULL;
 }
 
+/* Lengths without '-' in @loose mode. */
+static bool uid_eq(const char *a, const char *b, bool loose)
+{
+	while (loose && (*a == '-' || *b == '-')) {
+		a += *a == '-';
+		b += *b == '-';
+	}
+	while (*a != '\0' && *a == *b) {
+		a++;
+		b++;
+		while (loose && *a == '-')
+			a++;
+		while (loose && *b == '-')
+			b++;
+	}
+	return *a == *b;
+}
+
+bool pod_has_uid(const struct pod *p, const char *uid, bool loose)
+{
+	return (p->uid != NULL && uid_eq(p->uid, uid, loose)) ||
+	       (p->runtime_uid != NULL && uid_eq(p->runtime_uid, uid, loose));
+}
+
+const char *pod_runtime_uid(const struct pod *p)
+{
+	return p->runtime_uid != NULL ? p->runtime_uid : p->uid;
+}
+
 struct pod_namespace *pod_namespace_free(struct pod_namespace *n)
 {
 	if (n == NULL)
 		return NULL;
 	free(n->name);
 	free(n->mode);
+	labels_fini(&n->labels);
 	free(n);
 	return NULL;
 }
@@ -118,6 +151,11 @@ const struct pod *pods_find_uid(const struct pods *s, const char *uid)
 	return NULL;
 }
 
+const struct pods_changes *pods_changes(const struct pods *s)
+{
+	return &s->changes;
+}
+
 size_t pods_count(const struct pods *s)
 {
 	return s->pods.count;
@@ -132,6 +170,13 @@ void pods_each(const struct pods *s, void (*fn)(void *, const struct pod *), voi
 {
 	htab_for_each (n, &s->pods)
 		fn(ctx, container_of(n, struct pod, node));
+}
+
+void pods_each_namespace(const struct pods *s, void (*fn)(void *, const struct pod_namespace *),
+			 void *ctx)
+{
+	htab_for_each (n, &s->namespaces)
+		fn(ctx, container_of(n, struct pod_namespace, node));
 }
 
 const void *pods_other_owner(const struct pods *s, const char *ns, const char *name,
@@ -162,23 +207,26 @@ static bool pod_same(const struct pod *a, const struct pod *b)
 	for (size_t i = 0; i < a->nips; i++)
 		if (!ip_eq(&a->ips[i], &b->ips[i]))
 			return false;
-	return same(a->uid, b->uid) && same(a->service_account, b->service_account) &&
-	       same(a->node_name, b->node_name) && same(a->mode, b->mode) && same(a->app, b->app) &&
+	return same(a->uid, b->uid) && same(a->runtime_uid, b->runtime_uid) &&
+	       same(a->service_account, b->service_account) && same(a->node_name, b->node_name) &&
+	       same(a->mode, b->mode) && same(a->app, b->app) &&
 	       same(a->bypass_inbound, b->bypass_inbound) && same(a->dns_capture, b->dns_capture) &&
-	       same(a->reroute_ifaces, b->reroute_ifaces);
+	       same(a->reroute_ifaces, b->reroute_ifaces) && labels_same(&a->labels, &b->labels);
 }
 
 /* The callback gets copies: it may change the store. */
-static void tell(struct pods *s, const char *ns, const char *name)
+static void tell(struct pods *s, const char *ns, const char *name, uint64_t *counter)
 {
 	_cleanup_free_ char *n1 = xstrdup(ns), *n2 = xstrdup(name);
 
+	++*counter;
 	s->changed(s->ctx, n1, n2);
 }
 
 void pods_put(struct pods *s, struct pod *p, const void *owner, unsigned int generation)
 {
 	struct pod *old = find(s, p->ns, p->name);
+	uint64_t *counter;
 
 	p->owner = owner;
 	p->generation = generation;
@@ -190,12 +238,13 @@ void pods_put(struct pods *s, struct pod *p, const void *owner, unsigned int gen
 		(void)pod_free(p);
 		return;
 	}
+	counter = old != NULL ? &s->changes.updated : &s->changes.added;
 	if (old != NULL) {
 		htab_remove(&s->pods, &old->node);
 		(void)pod_free(old);
 	}
 	htab_insert(&s->pods, &p->node, pod_hash(p->ns, p->name));
-	tell(s, p->ns, p->name);
+	tell(s, p->ns, p->name, counter);
 }
 
 static void tell_namespace(struct pods *s, const char *name)
@@ -204,7 +253,7 @@ static void tell_namespace(struct pods *s, const char *name)
 		struct pod *p = container_of(n, struct pod, node);
 
 		if (strcmp(p->ns, name) == 0)
-			tell(s, p->ns, p->name);
+			tell(s, p->ns, p->name, &s->changes.updated);
 	}
 }
 
@@ -215,7 +264,7 @@ void pods_put_namespace(struct pods *s, struct pod_namespace *n, const void *own
 
 	n->owner = owner;
 	n->generation = generation;
-	if (old != NULL && same(old->mode, n->mode)) {
+	if (old != NULL && same(old->mode, n->mode) && labels_same(&old->labels, &n->labels)) {
 		old->owner = owner;
 		old->generation = generation;
 		(void)pod_namespace_free(n);
@@ -254,7 +303,7 @@ void pods_remove(struct pods *s, const char *ns, const char *name, const void *o
 	if (p == NULL || p->owner != owner)
 		return;
 	htab_remove(&s->pods, &p->node);
-	tell(s, ns, name);
+	tell(s, ns, name, &s->changes.deleted);
 	(void)pod_free(p);
 }
 
@@ -297,7 +346,7 @@ void pods_sweep(struct pods *s, const void *owner, unsigned int generation)
 		if (p->owner != owner || (generation != 0 && p->generation == generation))
 			continue;
 		htab_remove(&s->pods, &p->node);
-		tell(s, p->ns, p->name);
+		tell(s, p->ns, p->name, &s->changes.deleted);
 		(void)pod_free(p);
 	}
 }

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include "lib/base/hash.h"
 #include "lib/format/ip.h"
+#include "node-agent/source/labels.h"
 
 struct err;
 struct pods;
@@ -26,9 +27,13 @@ struct pod {
 	unsigned int generation;
 	char *name, *ns;
 	char *uid; /* NULL in a manifest that was never given to an API server */
+	/* Of a static pod, which the API knows by a mirror with a UID of its own: the UID that
+	 * kubelet and runtime use (annotation kubernetes.io/config.mirror); else NULL. */
+	char *runtime_uid;
 	char *service_account;
 	char *node_name;
 	char *mode;	      /* label istio.io/dataplane-mode */
+	struct labels labels; /* that the configured selectors look at */
 	char *app;	      /* label app: recognises ztunnel's own pods */
 	char *bypass_inbound; /* annotation ambient.istio.io/bypass-inbound-capture */
 	char *dns_capture;    /* annotation ambient.istio.io/dns-capture */
@@ -44,9 +49,15 @@ struct pod_namespace {
 	unsigned int generation;
 	char *name;
 	char *mode; /* label istio.io/dataplane-mode */
+	struct labels labels;
 };
 
 struct pod *pod_free(struct pod *p); /* NULL is fine; returns NULL */
+/* True when @uid is the pod's UID, or what the runtime calls it. @loose: '-' does not count, as in
+ * a cgroup's name. */
+bool pod_has_uid(const struct pod *p, const char *uid, bool loose);
+/* What the runtime calls it; NULL when nobody said. */
+const char *pod_runtime_uid(const struct pod *p);
 struct pod_namespace *pod_namespace_free(struct pod_namespace *n);
 
 /* @changed(ctx, ns, name): look at this pod again (it came, went, changed, or its namespace did).
@@ -58,9 +69,17 @@ struct pods *pods_free(struct pods *s);
 const struct pod *pods_find(const struct pods *s, const char *ns, const char *name);
 const struct pod *pods_find_uid(const struct pods *s, const char *uid); /* linear */
 const struct pod_namespace *pods_namespace(const struct pods *s, const char *name);
+/* How often somebody was told, since the start. */
+struct pods_changes {
+	uint64_t added, updated, deleted;
+};
+const struct pods_changes *pods_changes(const struct pods *s);
 size_t pods_count(const struct pods *s);
 size_t pods_namespace_count(const struct pods *s);
 void pods_each(const struct pods *s, void (*fn)(void *ctx, const struct pod *p), void *ctx);
+
+void pods_each_namespace(const struct pods *s, void (*fn)(void *ctx, const struct pod_namespace *n),
+			 void *ctx);
 
 /* An object of another owner with the same name: that owner, else NULL. */
 const void *pods_other_owner(const struct pods *s, const char *ns, const char *name,

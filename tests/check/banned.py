@@ -16,8 +16,11 @@ UNSAFE_TEXT = {"atoi", "atol", "atoll", "atof", "strtok", "strtok_r", "sscanf", 
                "gmtime", "ctime", "asctime", "alloca", "tmpnam", "mktemp", "inet_addr", "inet_aton", "gethostbyname"}
 CHILDREN = {"system", "popen", "fork", "vfork", "execl", "execlp", "execle", "execv", "execve", "execvp", "execvpe",
             "fexecve", "execveat", "posix_spawn", "posix_spawnp", "wordexp", "daemon"}
-RESOLVER = {"getaddrinfo", "getnameinfo", "getpwnam", "getgrnam"}  # names need threads, files and network: never here
-EXCEPT = {"lib/wire/resolve.c": {"getaddrinfo"}}  # in a helper thread: the one place where a name may be looked up
+RESOLVER = {"getaddrinfo", "getnameinfo", "getpwnam", "getgrnam", "res_ninit", "res_nsearch", "res_nquery", "__res_ninit",
+            "__res_nsearch", "__res_nquery", "res_nquerydomain", "__res_nquerydomain", "res_init", "res_query", "res_search", "res_send",
+            "res_nsend"}  # names need threads, files and network: never here
+EXCEPT = {"lib/wire/resolve.c": {"getaddrinfo"},  # in a helper thread: where every look-up starts
+          "ztunnel/dns/lookup.c": {"res_ninit", "res_nquerydomain", "__res_ninit", "__res_nquerydomain"}}  # runs there, too
 ASSERT = {"assert"}  # bug_on stays in release builds
 BANNED = UNSAFE_TEXT | CHILDREN | RESOLVER
 PRODUCT = ("cni/", "nft/", "node-agent/", "ztunnel/", "ctl/", "lib/")

@@ -19,10 +19,10 @@ DAEMON = LIBC | {"libcap-ng.so.0", "libseccomp.so.2", "libyaml-0.so.2", "libprot
 # A new library is a reviewed change: add it here with the reason in the commit, and to NOTICE.
 NEEDED = {
     "ambient-cni": set(),
-    "ambient-agent": DAEMON | {"libsystemd.so.0", "libnftnl.so.11", "libmnl.so.0", "libnl-3.so.200", "libnl-route-3.so.200",
-                               "libssl.so.3", "libcrypto.so.3", "libnghttp2.so.14"},
+    "ambient-agent": DAEMON | {"libnftnl.so.11", "libmnl.so.0", "libnl-3.so.200", "libnl-route-3.so.200", "libssl.so.3",
+                               "libcrypto.so.3", "libnghttp2.so.14"},
     "ztunnel": DAEMON | {"libssl.so.3", "libcrypto.so.3", "libnghttp2.so.14", "libm.so.6"},
-    "ambientctl": LIBC,
+    "ambientctl": LIBC | {"libyaml-0.so.2", "libssl.so.3", "libcrypto.so.3", "libnghttp2.so.14"},
 }
 STATIC = {"ambient-cni"}
 

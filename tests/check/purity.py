@@ -15,7 +15,7 @@ import tempfile
 import tap
 
 LIBC = set("""memcpy memmove memset memcmp memchr memrchr memmem mempcpy explicit_bzero strlen strnlen strcmp strncmp
-strcasecmp strncasecmp strcasestr strchr strrchr strchrnul strstr strspn strcspn strdup strndup strtoull strtoul strtoll strtol
+strcasecmp strncasecmp strcasestr strchr strrchr strchrnul strstr strspn strcspn strdup strndup strtoull strtoul strtoll strtol strtod
 snprintf vsnprintf malloc calloc realloc reallocarray free qsort qsort_r bsearch abort strerror strerrordesc_np
 strerrorname_np bcmp isnan isinf modf fmod pow floor ceil lround trunc
 inet_ntop inet_pton htonl htons ntohl ntohs __errno_location __stack_chk_fail __fortify_fail __ctype_b_loc

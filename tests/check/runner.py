@@ -64,6 +64,16 @@ def main():
         t.ok((line, status) == ("0 passed, 0 failed, 1 skipped", 0), "in CI a skip on the list is accepted", [line])
         line, status = run(d, ["s 20 alone " + os.path.join(d, "no-such-program")])
         t.ok((line, status) == ("0 passed, 1 failed", 1), "a program that cannot be started fails", [line])
+        met = os.path.join(d, "met")  # each waits for the other: they end only when they run at once
+        wait = "for i in $(seq 100); do [ -e %s.%s ] && break; sleep 0.1; done; [ -e %s.%s ] && echo 'ok 1 - met'; echo 1..1"
+        lines = []
+        for name, mode, other in (("a", "alone", "b"), ("b", "beside", "a"), ("c", "beside", "d"), ("d", "beside", "c")):
+            script = os.path.join(d, "meets_" + name)
+            with open(script, "w") as f:
+                f.write("touch %s.%s\n" % (met, name) + wait % (met, other, met, other) + "\n")
+            lines.append(f"{name} 20 {mode} sh {script}")
+        line, status = run(d, lines)
+        t.ok((line, status) == ("4 passed, 0 failed", 0), "one runs beside one that is alone, and two when none is", [line])
         line, status = run(d, [])
         t.ok((line, status) == ("0 passed, 1 failed", 1), "an empty plan fails", [line])
     t.finish()

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "lib/base/limits.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
 #include "lib/event/loop.h"
@@ -158,6 +159,16 @@ static void line__texts(void **state)
 		"cluster.local/ns/default/sa/server\" dst.cluster=\"Kubernetes\" "
 		"direction=\"outbound\" bytes_sent=11 bytes_recv=22 duration=\"3ms\"");
 	b.n = 0;
+	log_line_opened(&b, false, &in);
+	assert_string_equal(
+		b.p,
+		"connection opened\tsrc.addr=10.0.0.1:51000 src.workload=\"client-1\" "
+		"src.namespace=\"default\" src.identity=\"spiffe://cluster.local/ns/default/sa/"
+		"client\" src.cluster=\"Kubernetes\" dst.addr=10.0.0.2:15008 "
+		"dst.hbone_addr=10.0.0.2:8080 dst.workload=\"server-1\" dst.namespace=\"default\" "
+		"dst.identity=\"spiffe://cluster.local/ns/default/sa/server\" "
+		"dst.cluster=\"Kubernetes\" direction=\"inbound\"");
+	b.n = 0;
 	log_line_complete(&b, false, &in, "it \"broke\"\n", 0);
 	assert_non_null(strstr(b.p, "direction=\"inbound\" bytes_sent=22 bytes_recv=11 "
 				    "duration=\"0ms\" error=\"it \\\"broke\\\"\\u000a\""));
@@ -170,6 +181,22 @@ static void line__texts(void **state)
 	log_line_early(&b, false, REPORTER_DESTINATION, &in.src_addr, &in.dst_addr, "why");
 	assert_string_equal(b.p, "connection failed\tsrc.addr=10.0.0.1:51000 "
 				 "dst.addr=10.0.0.2:15008 direction=\"inbound\" error=\"why\"");
+	b.n = 0;
+	in.orig_dst = ip_port("10.0.0.2:8080");
+	log_line_policy(&b, false, "dry-run: deny policy match", STR("ns/na\"me"), &in, 0);
+	assert_string_equal(b.p,
+			    "dry-run: deny policy match\tpolicy=\"ns/na\\\"me\" "
+			    "src.addr=10.0.0.1:51000 src.workload=\"client-1\" "
+			    "src.namespace=\"default\" src.identity=\"spiffe://cluster.local/ns/"
+			    "default/sa/client\" src.cluster=\"Kubernetes\" "
+			    "dst.addr=10.0.0.2:8080 dst.workload=\"server-1\" "
+			    "dst.namespace=\"default\" dst.identity=\"spiffe://cluster.local/ns/"
+			    "default/sa/server\" dst.cluster=\"Kubernetes\"");
+	b.n = 0;
+	plain.orig_dst = ip_port("1.2.3.4:80");
+	log_line_policy(&b, true, "no allow policies, allow", STR(""), &plain, 7);
+	assert_string_equal(
+		b.p, ",\"src.addr\":\"[fd00::1]:1\",\"dst.addr\":\"1.2.3.4:80\",\"suppressed\":7");
 	strbuf_fini(&b);
 	conn_info_fini(&out);
 	conn_info_fini(&in);
@@ -179,7 +206,8 @@ static void line__texts(void **state)
 /* What is written to standard error while @fn runs. */
 static char *captured(void (*fn)(void *), void *arg)
 {
-	char path[] = "/tmp/test_access_log.XXXXXX", buf[65536];
+	static char buf[1u << 20];
+	char path[] = "/tmp/test_access_log.XXXXXX";
 	int fd = mkstemp(path), old = dup(STDERR_FILENO);
 	ssize_t n;
 
@@ -205,9 +233,12 @@ static void *worker(void *arg)
 	access_log_adopt_thread(w);
 	c.start_ns = 1000000;
 	c.peer_identity = xstrdup("spiffe://cluster.local/ns/default/sa/server");
+	access_log_opened(w, &c);
 	access_log_complete(w, &c, FLAG_NONE, NULL, 8000000);
 	access_log_complete(w, &c, FLAG_CONNECT, "broken", 8000000);
 	access_log_early(w, REPORTER_SOURCE, &c.src_addr, &c.dst_addr, "early");
+	access_log_policy(w, LOG_LV_DEBUG, "not at this level", STR("ns/x"), &c);
+	access_log_policy(w, LOG_LV_INFO, "deny policy match", STR("ns/x"), &c);
 	log_info("pods", "an ordinary line");
 	conn_info_fini(&c);
 	mesh_unref(m); /* the record keeps what it names */
@@ -239,7 +270,17 @@ static void way__text(void **state)
 	assert_non_null(strstr(text, "error=\"broken\"\n"));
 	assert_non_null(strstr(text, "Z\twarn\taccess\tconnection failed\t"));
 	assert_non_null(strstr(text, "\tpods\tan ordinary line\n"));
+	assert_non_null(
+		strstr(text, "Z\tinfo\tstate\tdeny policy match\tpolicy=\"ns/x\" src.addr="));
+	assert_null(strstr(text, "not at this level"));
+	assert_null(strstr(text, "connection opened"));
 	free(text);
+
+	assert_int_equal(log_set_filter("info,access=debug"), 0);
+	text = captured(run_one, NULL);
+	assert_non_null(strstr(text, "Z\tdebug\taccess\tconnection opened\tsrc.addr="));
+	free(text);
+	assert_int_equal(log_set_filter("info"), 0);
 }
 
 static void way__json(void **state)
@@ -252,6 +293,7 @@ static void way__json(void **state)
 	(void)state;
 	assert_int_equal(setenv("LOG_FORMAT", "json", 1), 0);
 	log_init();
+	assert_int_equal(log_set_filter("info,access=debug"), 0);
 	text = captured(run_one, NULL);
 	rest = str_of(text);
 	while (str_cut(&rest, '\n', &line)) {
@@ -262,6 +304,11 @@ static void way__json(void **state)
 			fail_msg("%s: %.*s", e.msg, STR_FMT(line));
 		assert_true(doc_get(d, "level") != NULL && doc_get(d, "time") != NULL);
 		if (n == 0) {
+			assert_true(str_eqc(doc_get(d, "message")->text, "connection opened"));
+			assert_true(str_eqc(doc_get(d, "level")->text, "debug"));
+			assert_null(doc_get(d, "duration"));
+		}
+		if (n == 1) {
 			assert_true(str_eqc(doc_get(d, "message")->text, "connection complete"));
 			assert_true(str_eqc(doc_get(d, "src.addr")->text, "10.0.0.1:51000"));
 			assert_int_equal(doc_get(d, "bytes_sent")->kind, DOC_NUMBER);
@@ -269,7 +316,7 @@ static void way__json(void **state)
 		}
 		n++;
 	}
-	assert_int_equal(n, 4);
+	assert_int_equal(n, 6);
 	free(text);
 	(void)arena_free(a);
 	unsetenv("LOG_FORMAT");
@@ -302,6 +349,35 @@ static void way__full_ring_drops_and_never_waits(void **state)
 	free(text);
 }
 
+static void decide_often(void *arg)
+{
+	struct loop *l = loop_new();
+	struct access_log *log = access_log_new(l, 1);
+	struct access_log_worker *w = access_log_worker(log, 0);
+	struct conn_info c = {.src_addr = ip_port("10.0.0.1:1")};
+
+	(void)arg;
+	for (int i = 0; i < LIMIT_POLICY_LINES + 5; i++) {
+		access_log_policy(w, LOG_LV_INFO, "deny policy match", STR("n/p"), &c);
+		if (i % 100 == 0)
+			loop_step(l, 20); /* the ring must not be what limits */
+	}
+	(void)access_log_free(log);
+	loop_free(l);
+}
+
+static void way__policy_lines_are_limited(void **state)
+{
+	char *text = captured(decide_often, NULL);
+	size_t lines = 0;
+
+	(void)state;
+	for (const char *p = text; (p = strchr(p, '\n')) != NULL; p++)
+		lines++;
+	assert_int_equal(lines, LIMIT_POLICY_LINES);
+	free(text);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -311,6 +387,7 @@ int main(void)
 		cmocka_unit_test(way__text),
 		cmocka_unit_test(way__json),
 		cmocka_unit_test(way__full_ring_drops_and_never_waits),
+		cmocka_unit_test(way__policy_lines_are_limited),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -75,7 +75,7 @@ static void manifest_parse__bad(void **state)
 	struct manifest m = {0};
 	struct err err = {0};
 
-	assert_true(manifest_parse(str_of(b->text), &m, &err) < 0);
+	assert_true(manifest_parse(str_of(b->text), NULL, &m, &err) < 0);
 	for (size_t i = 0; i < ARRAY_LEN(b->word) && b->word[i] != NULL; i++)
 		if (strstr(err.msg, b->word[i]) == NULL)
 			fail_msg("\"%s\" does not name %s", err.msg, b->word[i]);
@@ -101,6 +101,7 @@ static const char whole[] = "apiVersion: v1\n"
 			    "  labels: {app: web, istio.io/dataplane-mode: none}\n"
 			    "  annotations:\n"
 			    "    sidecar.istio.io/status: '{}'\n"
+			    "    kubernetes.io/config.mirror: 00112233445566778899aabbccddeeff\n"
 			    "    ambient.istio.io/bypass-inbound-capture: \"true\"\n"
 			    "    ambient.istio.io/dns-capture: \"0\"\n"
 			    "    istio.io/reroute-virtual-interfaces: tap0\n"
@@ -120,7 +121,7 @@ static void manifest_parse__reads_every_fact(void **state)
 	const struct pod *p;
 
 	(void)state;
-	if (manifest_parse(str_of(whole), &m, &err) != 0)
+	if (manifest_parse(str_of(whole), NULL, &m, &err) != 0)
 		fail_msg("%s", err.msg);
 	assert_int_equal(m.npods, 2);
 	assert_int_equal(m.nnamespaces, 1);
@@ -141,7 +142,57 @@ static void manifest_parse__reads_every_fact(void **state)
 	assert_string_equal(p->reroute_ifaces, "tap0");
 	assert_true(p->sidecar && p->host_network && p->terminal);
 	assert_int_equal(p->nips, 2);
+	assert_string_equal(p->runtime_uid, "00112233445566778899aabbccddeeff");
+	assert_string_equal(pod_runtime_uid(p), p->runtime_uid);
 	manifest_fini(&m);
+}
+
+/* Anybody may annotate a pod: what cannot be a UID is no reason to refuse it. */
+static void manifest_parse__mirror_that_is_no_uid(void **state)
+{
+	static const char *const values[] = {"''", "'1234567'", "'a/b/c/d/e/f'",
+					     "'                '"};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(values); i++) {
+		_cleanup_free_ char *text =
+			xasprintf("kind: Pod\nmetadata: {name: a, uid: u-1, annotations: "
+				  "{kubernetes.io/config.mirror: %s}}\n",
+				  values[i]);
+		struct manifest m = {0};
+		struct err err = {0};
+
+		if (manifest_parse(str_of(text), NULL, &m, &err) != 0)
+			fail_msg("%s: %s", values[i], err.msg);
+		assert_null(m.pods[0]->runtime_uid);
+		assert_string_equal(pod_runtime_uid(m.pods[0]), "u-1");
+		manifest_fini(&m);
+	}
+}
+
+static void pod_has_uid__table(void **state)
+{
+	static const struct {
+		const char *uid, *runtime, *asked;
+		bool strict, loose;
+	} rows[] = {
+		{"a-b", NULL, "a-b", true, true},    {"a-b", NULL, "ab", false, true},
+		{"ab", NULL, "a-b-", false, true},   {"-ab", NULL, "ab", false, true},
+		{"a-b", NULL, "a-bc", false, false}, {"a-bc", NULL, "a-b", false, false},
+		{"a-b", "cd", "cd", true, true},     {"a-b", "cd", "c-d", false, true},
+		{"a-b", "cd", "", false, false},     {NULL, "cd", "cd", true, true},
+		{NULL, NULL, "x", false, false},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct pod p = {.uid = (char *)(uintptr_t)rows[i].uid,
+				.runtime_uid = (char *)(uintptr_t)rows[i].runtime};
+
+		if (pod_has_uid(&p, rows[i].asked, false) != rows[i].strict ||
+		    pod_has_uid(&p, rows[i].asked, true) != rows[i].loose)
+			fail_msg("row %zu", i);
+	}
 }
 
 static void manifest_parse__empty_documents(void **state)
@@ -152,7 +203,7 @@ static void manifest_parse__empty_documents(void **state)
 	for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
 		struct manifest m = {0};
 
-		assert_int_equal(manifest_parse(str_of(texts[i]), &m, NULL), 0);
+		assert_int_equal(manifest_parse(str_of(texts[i]), NULL, &m, NULL), 0);
 		assert_int_equal(m.npods + m.nnamespaces, 0);
 		manifest_fini(&m);
 	}
@@ -234,6 +285,8 @@ int main(void)
 {
 	static const struct CMUnitTest more[] = {
 		cmocka_unit_test(manifest_parse__reads_every_fact),
+		cmocka_unit_test(manifest_parse__mirror_that_is_no_uid),
+		cmocka_unit_test(pod_has_uid__table),
 		cmocka_unit_test(manifest_parse__empty_documents),
 		cmocka_unit_test(pods__tells_only_of_changes),
 	};

@@ -111,7 +111,8 @@ static void attachment__journal_round_trip(void **state)
 			       .ns = xstrdup("d"),
 			       .service_account = xstrdup("sa"),
 			       .uid = UID,
-			       .nips = 2},
+			       .nips = 2,
+			       .quarantined = true},
 			  b = {0};
 	_cleanup_strbuf_ struct strbuf out = {0};
 	struct err err = {0};
@@ -128,6 +129,7 @@ static void attachment__journal_round_trip(void **state)
 	assert_string_equal(b.uid, UID);
 	assert_true(netns_id_eq(a.id, b.id));
 	assert_int_equal(b.nips, 2);
+	assert_true(b.quarantined);
 	assert_true(ip_eq(&a.ips[1], &b.ips[1]));
 	attachment_fini(&b);
 	/* cut anywhere it is an error, never half an entry */

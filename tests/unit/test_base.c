@@ -105,6 +105,70 @@ static void str_is_utf8__table(void **state)
 		assert_int_equal(str_is_utf8((struct str){rows[i].in, rows[i].n}), rows[i].ok);
 }
 
+/* Every place in texts of several words of the machine. */
+static void str_is_utf8__every_place(void **state)
+{
+	static const struct {
+		unsigned char c;
+		bool ok;
+	} rows[] = {{0, false},	   {1, true},	  {0x7f, true},
+		    {0x80, false}, {0xc3, false}, {0xff, false}};
+	char text[27];
+
+	(void)state;
+	for (size_t n = 1; n <= sizeof(text); n++)
+		for (size_t at = 0; at < n; at++)
+			for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+				memset(text, 'a', sizeof(text));
+				text[at] = (char)rows[i].c;
+				assert_int_equal(str_is_utf8((struct str){text, n}), rows[i].ok);
+			}
+	for (size_t at = 0; at + 1 < sizeof(text); at++) {
+		memset(text, 1, sizeof(text));
+		memcpy(text + at, "\xc3\xa4", 2);
+		assert_true(str_is_utf8((struct str){text, sizeof(text)}));
+	}
+}
+
+static void str_eqc__table(void **state)
+{
+	static const struct {
+		struct str a;
+		const char *b;
+		bool eq;
+	} rows[] = {
+		{STR("abc"), "abc", true}, {STR("abc"), "abd", false}, {STR("abc"), "xbc", false},
+		{STR("abc"), "ab", false}, {STR("ab"), "abc", false},  {STR(""), "", true},
+		{STR(""), "a", false},	   {STR("a"), "", false},      {STR("\0"), "", false},
+		{{NULL, 0}, "", true},	   {{NULL, 0}, NULL, true},    {STR("a"), NULL, false},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+		assert_int_equal(str_eqc(rows[i].a, rows[i].b), rows[i].eq);
+}
+
+static void str_eq_nocase__table(void **state)
+{
+	static const struct {
+		struct str a, b;
+		bool eq;
+	} rows[] = {
+		{STR("Content-Length"), STR("content-lENGTH"), true},
+		{STR("az"), STR("AZ"), true},
+		{STR("@["), STR("`{"), false},	   /* beside the letters */
+		{STR("\xc4"), STR("\xe4"), false}, /* not ASCII */
+		{STR("a\0b"), STR("A\0B"), true},
+		{STR("a\0b"), STR("a\0c"), false}, /* a NUL ends nothing */
+		{STR("ab"), STR("abc"), false},
+		{STR(""), {NULL, 0}, true},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+		assert_int_equal(str_eq_nocase(rows[i].a, rows[i].b), rows[i].eq);
+}
+
 static void str_show__escapes_and_cuts(void **state)
 {
 	char buf[16];
@@ -165,6 +229,97 @@ static void arena__zeroes_and_aligns(void **state)
 	arena_free(a);
 }
 
+/* Texts lie close together, whatever else is around them. */
+static void arena__packs_texts(void **state)
+{
+	struct arena *a = arena_new();
+	const char *first = arena_strndup(a, "one", 3), *second = arena_strndup(a, "two", 3);
+	void *p = arena_alloc(a, 8);
+	const char *third = arena_strndup(a, "", 0);
+
+	(void)state;
+	assert_ptr_equal(second, first + 4);
+	assert_int_equal((uintptr_t)p % 16, 0);
+	assert_string_equal(first, "one");
+	assert_string_equal(second, "two");
+	assert_string_equal(third, "");
+	memset(p, 0xff, 8);
+	assert_string_equal(second, "two");
+	assert_string_equal(third, "");
+	for (int i = 0; i < 5000; i++)
+		second = arena_strndup(a, "abcdefg", 7);
+	assert_string_equal(second, "abcdefg");
+	assert_in_range(arena_bytes(a), 40000, 45000);
+	assert_string_equal(first, "one");
+	arena_free(a);
+}
+
+static void log_format__escapes_what_commands_a_terminal(void **state)
+{
+	static const struct {
+		const char *msg, *text, *json;
+	} rows[] = {
+		{"plain key=\"value\" c:\\x", "plain key=\"value\" c:\\x",
+		 "plain key=\\\"value\\\" c:\\\\x"},
+		{"one\ntwo\r\nthree", "one two  three", "one\\u000atwo\\u000d\\u000athree"},
+		{"a\tb", "a\tb", "a\\u0009b"},
+		{"\x1b[31mred\x07", "\\x1b[31mred\\x07", "\\u001b[31mred\\u0007"},
+		{"del\x7f", "del\\x7f", "del\\u007f"},
+		{"gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80",
+		 "gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80",
+		 "gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80"},
+		{"csi\xc2\x9b"
+		 "2J nbsp\xc2\xa0.",
+		 "csi\\xc2\\x9b2J nbsp\xc2\xa0.", "csi\\u00c2\\u009b2J nbsp\xc2\xa0."},
+		{"bad\x9b\xff\xc3", "bad\\x9b\\xff\\xc3", "bad\\u009b\\u00ff\\u00c3"},
+		{"overlong\xc0\xaf", "overlong\\xc0\\xaf", "overlong\\u00c0\\u00af"},
+	};
+
+	(void)state;
+	for (int json = 0; json < 2; json++) {
+		assert_int_equal(setenv("LOG_FORMAT", json ? "json" : "text", 1), 0);
+		log_init();
+		for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+			const char *want = json ? rows[i].json : rows[i].text;
+			char buf[512];
+			size_t n = log_format(buf, sizeof(buf) - 1, 1, LOG_LV_INFO, "s",
+					      rows[i].msg, strlen(rows[i].msg));
+			char *at;
+
+			buf[n] = '\0';
+			at = strstr(buf, json ? "\"message\":\"" : "\ts\t");
+			assert_non_null(at);
+			at += json ? 11 : 3;
+			if (strncmp(at, want, strlen(want)) != 0 ||
+			    strcmp(at + strlen(want), json ? "\"}\n" : "\n") != 0)
+				fail_msg("row %zu: wanted %s, got %s", i, want, at);
+		}
+	}
+	assert_int_equal(unsetenv("LOG_FORMAT"), 0);
+	log_init();
+}
+
+/* Every size of buffer: the line stays whole, and inside of it. */
+static void log_format__fits(void **state)
+{
+	static const char msg[] = "\x1b\xc2\x9b\xe2\x82\xac\"\\\n\x01\xf0\x9f\x98\x80 end";
+
+	(void)state;
+	for (int json = 0; json < 2; json++) {
+		assert_int_equal(setenv("LOG_FORMAT", json ? "json" : "text", 1), 0);
+		log_init();
+		for (size_t cap = 120; cap < 220; cap++) {
+			char *buf = xmalloc(cap);
+			size_t n = log_format(buf, cap, 1, LOG_LV_INFO, "s", msg, sizeof(msg) - 1);
+
+			assert_true(n <= cap && n > 0 && buf[n - 1] == '\n');
+			free(buf);
+		}
+	}
+	assert_int_equal(unsetenv("LOG_FORMAT"), 0);
+	log_init();
+}
+
 static void log_filter__last_match_wins(void **state)
 {
 	(void)state;
@@ -185,10 +340,16 @@ int main(void)
 		cmocka_unit_test(parse_u16__table),
 		cmocka_unit_test(parse_duration__table),
 		cmocka_unit_test(str_is_utf8__table),
+		cmocka_unit_test(str_is_utf8__every_place),
+		cmocka_unit_test(str_eqc__table),
+		cmocka_unit_test(str_eq_nocase__table),
 		cmocka_unit_test(str_show__escapes_and_cuts),
 		cmocka_unit_test(htab__finds_what_was_inserted),
 		cmocka_unit_test(arena__zeroes_and_aligns),
+		cmocka_unit_test(arena__packs_texts),
 		cmocka_unit_test(log_filter__last_match_wins),
+		cmocka_unit_test(log_format__escapes_what_commands_a_terminal),
+		cmocka_unit_test(log_format__fits),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

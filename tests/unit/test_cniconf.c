@@ -327,6 +327,40 @@ static void cniconf_add__says_which_pod_is_the_agents(void **state)
 	(void)arena_free(a);
 }
 
+/* Under stock's name: what stock's program reads is in it, and it is ours again afterwards. */
+static void cniconf_add__in_stocks_place(void **state)
+{
+	static const char want[] =
+		LIST(A ",{\"type\":\"istio-cni\",\"installed\":\"chained\","
+		       "\"cni_agent_run_dir\":\"/run/a\",\"exclude_namespaces\":[\"kube-system\"],"
+		       "\"agent_in_pod_network\":true,\"plugin_log_level\":\"debug\","
+		       "\"ambient_enabled\":true,\"enablement_selectors\":[{}]}");
+	static const char *const in[] = {LIST(A "," STOCK), LIST(A "," OLD), LIST(A), want};
+	struct cniconf_entry e = entry;
+
+	(void)state;
+	e.as_stock = e.debug = e.in_pod_network = true;
+	e.selectors = STR("[{}]");
+	for (size_t i = 0; i < ARRAY_LEN(in); i++) {
+		_cleanup_strbuf_ struct strbuf out = {0}, back = {0}, own = {0};
+		struct arena *a = arena_new();
+		struct cniconf c;
+
+		assert_int_equal(cniconf_parse(str_of(in[i]), CNICONF_LIST, a, &c, NULL), 0);
+		assert_int_equal(cniconf_add(&c, CNICONF_CHAINED, &e, true, &out, NULL), 0);
+		assert_string_equal(out.p, want);
+		assert_int_equal(
+			cniconf_parse((struct str){out.p, out.n}, CNICONF_LIST, a, &c, NULL), 0);
+		assert_true(c.place == CNICONF_CHAINED && !c.has_stock && c.has_others);
+		assert_int_equal(cniconf_remove(&c, &back), CNICONF_REST_LIST);
+		assert_string_equal(back.p, LIST(A));
+		/* and from there to our own name */
+		assert_int_equal(cniconf_add(&c, CNICONF_CHAINED, &entry, false, &own, NULL), 0);
+		assert_string_equal(own.p, LIST(A "," ENTRY("chained")));
+		(void)arena_free(a);
+	}
+}
+
 /* --- taking out --- */
 
 static const struct {
@@ -391,6 +425,7 @@ int main(void)
 		cmocka_unit_test(cniconf_add__table),
 		cmocka_unit_test(cniconf_add__a_result_that_nobody_could_read_is_refused),
 		cmocka_unit_test(cniconf_add__says_which_pod_is_the_agents),
+		cmocka_unit_test(cniconf_add__in_stocks_place),
 		cmocka_unit_test(cniconf_remove__table),
 	};
 

@@ -86,6 +86,9 @@ static void unload(struct fixture *f)
 static void ctl_print_status__all_well(void **state)
 {
 	static const char want[] =
+		"No problem found.\n"
+		"\n"
+		"pods          1 enrolled, 0 pending, 1 not-in-mesh, 0 failed\n"
 		"agent         0.1.0 on node n1, ready\n"
 		"source        manifests /etc/ambient, synced, pods: 2, namespaces: 1\n"
 		"connected     pid 7, protocol 2 (socket custody), snapshot confirmed\n"
@@ -93,10 +96,7 @@ static void ctl_print_status__all_well(void **state)
 		"workloads     1 up, 0 waiting; connections: 1 in, 2 out\n"
 		"CA            /var/lib/ca (development CA, not for production)\n"
 		"certificates  1 valid, 0 awaited, 0 unavailable or expired, the first ends in "
-		"24h\n"
-		"pods          1 enrolled, 0 pending, 1 not-in-mesh, 0 failed\n"
-		"\n"
-		"No problem found.\n";
+		"24h\n";
 	_cleanup_strbuf_ struct strbuf out = {0};
 	struct fixture f;
 
@@ -106,6 +106,76 @@ static void ctl_print_status__all_well(void **state)
 	ctl_print_status(&f.r, false, &out);
 	assert_string_equal(out.p, want);
 	unload(&f);
+}
+
+/* A node with 100 pods in trouble of one kind: a few lines, and each says what to do. */
+static void ctl_diagnose__many_pods(void **state)
+{
+	static const struct {
+		const char *state, *links, *source;
+		const char *problems[3]; /* parts of some, NULL: no more */
+		size_t max;
+	} rows[] = {
+		{"pending", "", "", {"100 pods wait for ztunnel", "ztunnel does not answer"}, 2},
+		{"failed",
+		 "{\"pid\":7,\"snapshot\":true}",
+		 "",
+		 {"pod n/p0 failed: no route", "95 more pods failed"},
+		 7},
+		{"quarantined",
+		 "{\"pid\":7,\"snapshot\":true}",
+		 "",
+		 {"95 more pods are in quarantine"},
+		 7},
+		{"pending",
+		 "{\"pid\":7,\"snapshot\":true}",
+		 "",
+		 {"95 more pods have their rules"},
+		 7},
+		{"not-in-mesh",
+		 "{\"pid\":7,\"snapshot\":true}",
+		 ",\"stale\":true,\"ageSeconds\":90,\"where\":\"https://api\"",
+		 {"is 90 s old, its source https://api does not answer"},
+		 2},
+		{"not-in-mesh",
+		 "{\"pid\":7,\"snapshot\":true}",
+		 "},\"install\":{\"mode\":\"owned\",\"state\":\"preempted\",\"reason\":\"00-x "
+		 "comes first\"",
+		 {"start WITHOUT the mesh", "00-x comes first"},
+		 2},
+		{"not-in-mesh",
+		 "{\"pid\":7,\"snapshot\":true}",
+		 "},\"install\":{\"mode\":\"owned\",\"state\":\"installed\",\"reason\":\"\"",
+		 {"ztunnel does not answer"},
+		 1},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		_cleanup_strbuf_ struct strbuf b = {0}, out = {0};
+		struct fixture f;
+
+		strbuf_printf(&b,
+			      "{\"ready\":true,\"source\":{\"synced\":true%s},\"ztunnels\":[%s],"
+			      "\"pods\":[",
+			      rows[i].source, rows[i].links);
+		for (size_t k = 0; k < 100; k++)
+			strbuf_printf(&b,
+				      "%s{\"uid\":\"u%zu\",\"name\":\"p%zu\",\"namespace\":\"n\","
+				      "\"state\":\"%s\",\"error\":\"no route\"}",
+				      k != 0 ? "," : "", k, k, rows[i].state);
+		strbuf_puts(&b, "]}");
+		load(&f, b.p, NULL, 0);
+		ctl_print_status(&f.r, false, &out);
+		if (f.r.nproblems > rows[i].max)
+			fail_msg("row %zu: %zu problems\n%s", i, f.r.nproblems, out.p);
+		for (size_t k = 0; k < 3 && rows[i].problems[k] != NULL; k++)
+			if (strstr(out.p, rows[i].problems[k]) == NULL)
+				fail_msg("row %zu: no %s in\n%s", i, rows[i].problems[k], out.p);
+		for (size_t k = 0; k < f.r.nproblems; k++)
+			assert_true(f.r.problems[k].act[0] != '\0');
+		unload(&f);
+	}
 }
 
 static void ctl_print_pods__table(void **state)
@@ -434,6 +504,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ctl_print_status__all_well),
+		cmocka_unit_test(ctl_diagnose__many_pods),
 		cmocka_unit_test(ctl_print_pods__table),
 		cmocka_unit_test(ctl_print_pods__certificate_states),
 		cmocka_unit_test(ctl_print_pods__daemons_away),

@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_decide.c: where connections go (ztunnel-spec 4.3-4.8, 15.3) and what a CONNECT may reach
- * (5.3-5.7, 1.9; security.md C1).
+ * test_decide.c: where outbound connections go (ztunnel-spec 4.3-4.8, 15.3).
  */
 #include "tests/unit/zt_helper.h"
 
 #include <string.h>
 
 #include "ztunnel/mesh/decide.h"
-#include "ztunnel/mesh/pick.h"
 
 static const char outbound_yaml[] =
 	"workloads:\n"
@@ -28,6 +26,11 @@ static const char outbound_yaml[] =
 	"     services: {ns/mixed.example: {80: 80}}}\n"
 	"  - {uid: name, name: name, namespace: ns, hostname: h.example, workloadIps: [],\n"
 	"     services: {ns/byname.example: {80: 80}}}\n"
+	"  - {uid: lost, name: lost, namespace: ns, workloadIps: [], services: "
+	"{ns/nowhere.example: "
+	"{80: 80}}}\n"
+	"  - {uid: six, name: six, namespace: ns, workloadIps: ['fd00::6'], services: "
+	"{ns/only4.example: {80: 80}}}\n"
 	"  - {uid: both, name: both, namespace: ns, workloadIps: [10.1.0.6], services: {}}\n"
 	"services:\n"
 	"  - {name: svc, namespace: ns, hostname: svc.example, vips: [/10.1.0.1], ports: {80: "
@@ -56,7 +59,12 @@ static const char outbound_yaml[] =
 	"     ipFamilies: IPv6}\n"
 	"  - {name: gw, namespace: ns, hostname: gw.example, vips: [], ports: {15008: 15008}}\n"
 	"  - {name: byname, namespace: ns, hostname: byname.example, vips: [/10.1.0.9], ports: "
-	"{80: 80}}\n";
+	"{80: 80}}\n"
+	"  - {name: nowhere, namespace: ns, hostname: nowhere.example, vips: [/10.1.0.10], ports: "
+	"{80: 80}}\n"
+	"  - {name: only4, namespace: ns, hostname: only4.example, vips: [/10.1.0.11], ports: "
+	"{80: 80},\n"
+	"     ipFamilies: IPv4}\n";
 
 static void outbound__table(void **state)
 {
@@ -78,16 +86,16 @@ static void outbound__table(void **state)
 		 "no healthy upstream: 10.1.0.1:81"},
 		{"15.3 service without endpoints", "src", "10.1.0.2:80", ROUTE_REFUSE, NULL, NULL,
 		 "no healthy upstream: 10.1.0.2:80"},
-		{"service waypoint is never bypassed", "src", "10.1.0.3:80", ROUTE_REFUSE, NULL,
-		 NULL, "unknown waypoint: /10.0.0.9"},
-		{"weighted waypoint is never bypassed", "src", "10.1.0.7:80", ROUTE_REFUSE, NULL,
-		 NULL, "unknown waypoint: /10.0.0.9"},
-		{"17-7 a workload does not hide it", "src", "10.1.0.6:80", ROUTE_REFUSE, NULL, NULL,
-		 "unknown waypoint: /10.0.0.9"},
-		{"workload waypoint is never bypassed", "src", "10.0.0.4:80", ROUTE_REFUSE, NULL,
-		 NULL, "unknown waypoint: /10.0.0.9"},
-		{"waypoint by host is never bypassed", "src", "[ff06::c3]:80", ROUTE_REFUSE, NULL,
-		 NULL, "unknown waypoint: ns/gw.example"},
+		{"4.3-5 service waypoint", "src", "10.1.0.3:80", ROUTE_HBONE, "10.0.0.9:15008",
+		 "10.1.0.3:80", NULL},
+		{"4.3-5 weighted waypoint", "src", "10.1.0.7:80", ROUTE_HBONE, "10.0.0.9:15008",
+		 "10.1.0.7:80", NULL},
+		{"17-7 a workload does not hide it", "src", "10.1.0.6:80", ROUTE_HBONE,
+		 "10.0.0.9:15008", "10.1.0.6:80", NULL},
+		{"4.3-8 workload waypoint", "src", "10.0.0.4:80", ROUTE_HBONE, "10.0.0.9:15008",
+		 "10.0.0.4:80", NULL},
+		{"4.5 waypoint by host", "src", "[ff06::c3]:80", ROUTE_HBONE, "10.0.0.9:15008",
+		 "[ff06::c3]:80", NULL},
 		{"4.3-8 the waypoint itself", "gw", "10.0.0.4:80", ROUTE_HBONE, "10.0.0.4:15008",
 		 "10.0.0.4:80", NULL},
 		{"4.3-8 the waypoint itself, by host", "gw", "[ff06::c3]:80", ROUTE_HBONE,
@@ -96,10 +104,12 @@ static void outbound__table(void **state)
 		 NULL, NULL},
 		{"4.4 remote without gateway is no candidate", "src", "10.1.0.4:80", ROUTE_HBONE,
 		 NULL, NULL, NULL},
-		{"4.6 no address, hostname only", "src", "10.1.0.9:80", ROUTE_REFUSE, NULL, NULL,
-		 "no valid routing destination for workload: name"},
-		{"service in the client's own network first", "src", "10.1.0.5:80", ROUTE_HBONE,
-		 "10.0.0.7:15008", "10.0.0.7:80", NULL},
+		{"4.6-3 no address and no hostname", "src", "10.1.0.10:80", ROUTE_REFUSE, NULL,
+		 NULL, "no healthy upstream: 10.1.0.10:80"},
+		{"4.6-3 no address that the service allows", "src", "10.1.0.11:80", ROUTE_REFUSE,
+		 NULL, NULL, "no valid routing destination for workload: six"},
+		{"one that can be reached, not one without a gateway", "src", "10.1.0.5:80",
+		 ROUTE_HBONE, "10.0.0.7:15008", "10.0.0.7:80", NULL},
 	};
 	struct mesh *m = mesh_from(outbound_yaml);
 
@@ -152,6 +162,581 @@ static void outbound__identities(void **state)
 	mesh_unref(m);
 }
 
+static const char waypoint_yaml[] =
+	"workloads:\n"
+	"  - {uid: src, name: src, namespace: ns, workloadIps: [10.0.0.1], services: {}}\n"
+	"  - {uid: w1, name: w1, namespace: ns, serviceAccount: wp, workloadIps: [10.0.0.11, "
+	"'fd00::11'],\n"
+	"     protocol: HBONE, services: {ns/w1.example: {15009: 15008}}}\n"
+	"  - {uid: w2, name: w2, namespace: ns, serviceAccount: wp2, workloadIps: [10.0.0.12],\n"
+	"     protocol: HBONE, services: {ns/w2.example: {}}, applicationTunnel: {protocol: PROXY, "
+	"port: 15088}}\n"
+	"  - {uid: far, name: far, namespace: ns, network: remote, workloadIps: [10.0.0.13],\n"
+	"     protocol: HBONE, services: {ns/far.example: {15008: 15008}}}\n"
+	"  - {uid: w3, name: w3, namespace: ns, workloadIps: [10.0.0.15], protocol: HBONE,\n"
+	"     services: {ns/w3.example: {15008: 15021}}, applicationTunnel: {protocol: PROXY}}\n"
+	"  - {uid: wl, name: wl, namespace: ns, hostname: wl.example, workloadIps: [10.0.0.14],\n"
+	"     protocol: HBONE, services: {}}\n"
+	"services:\n"
+	"  - {name: w1, namespace: ns, hostname: w1.example, vips: [/10.2.0.1], ports: {15009: "
+	"15009},\n"
+	"     subjectAltNames: ['spiffe://cluster.local/ns/ns/sa/extra']}\n"
+	"  - {name: w2, namespace: ns, hostname: w2.example, vips: [/10.2.0.2], ports: {80: 80}}\n"
+	"  - {name: w3, namespace: ns, hostname: w3.example, vips: [], ports: {80: 80}}\n"
+	"  - {name: none, namespace: ns, hostname: none.example, vips: [/10.2.0.3], ports: {15008: "
+	"15008}}\n"
+	"  - {name: far, namespace: ns, hostname: far.example, vips: [remote/10.2.0.4], ports: "
+	"{15008: 15008}}\n"
+	"  - {name: open, namespace: ns, hostname: open.example, vips: [/10.2.0.5], ports: {15008: "
+	"15008},\n"
+	"     loadBalancer: {mode: Passthrough}}\n";
+
+static void outbound__waypoint_table(void **state)
+{
+	/* ztunnel-spec 4.3 steps 5 and 8, 4.5: the service 10.1.0.1 with one waypoint or another */
+#define TO(ref)		 "waypoint: {destination: " ref "}"
+#define VIA(ref, weight) "{destination: {destination: " ref "}, weight: " weight "}"
+	static const struct {
+		const char *title, *service, *to, *dial, *error;
+	} rows[] = {
+		{"by address of a service, mapped port",
+		 "waypoint: {destination: /10.2.0.1, hboneMtlsPort: 15009}", "10.1.0.1:80",
+		 "10.0.0.11:15008", NULL},
+		{"by name, mapped port",
+		 "waypoint: {destination: ns/w1.example, hboneMtlsPort: 15009}", "10.1.0.1:80",
+		 "10.0.0.11:15008", NULL},
+		{"by name: family of the connection",
+		 "waypoint: {destination: ns/w1.example, hboneMtlsPort: 15009}", "[fd00::1]:80",
+		 "[fd00::11]:15008", NULL},
+		{"by address: family of the reference",
+		 "waypoint: {destination: /10.2.0.1, hboneMtlsPort: 15009}", "[fd00::1]:80",
+		 "10.0.0.11:15008", NULL},
+		{"by address of a workload, port unchanged",
+		 "waypoint: {destination: /10.0.0.11, hboneMtlsPort: 15010}", "10.1.0.1:80",
+		 "10.0.0.11:15010", NULL},
+		{"port that the service lacks", TO("ns/w1.example"), "10.1.0.1:80", NULL,
+		 "unknown waypoint: ns/w1.example"},
+		{"port that the service lacks, application tunnel", TO("ns/w2.example"),
+		 "10.1.0.1:80", "10.0.0.12:15008", NULL},
+		{"port that the service lacks, application tunnel and a mapping",
+		 TO("ns/w3.example"), "10.1.0.1:80", "10.0.0.15:15021", NULL},
+		{"nobody behind it", TO("ns/none.example"), "10.1.0.1:80", NULL,
+		 "unknown waypoint: ns/none.example"},
+		{"unknown address", TO("/10.2.9.9"), "10.1.0.1:80", NULL,
+		 "unknown waypoint: /10.2.9.9"},
+		{"unknown name", TO("ns/gone.example"), "10.1.0.1:80", NULL,
+		 "unknown waypoint: ns/gone.example"},
+		{"other network by address", TO("other/10.2.0.1"), "10.1.0.1:80", NULL,
+		 "unknown waypoint: other/10.2.0.1"},
+		{"waypoint on another network, without a gateway", TO("ns/far.example"),
+		 "10.1.0.1:80", NULL, "no valid routing destination for workload: far"},
+		{"by the hostname of a workload", TO("ns/wl.example"), "10.1.0.1:80",
+		 "10.0.0.14:15008", NULL},
+		{"a waypoint that is no address of ours", TO("ns/open.example"), "10.1.0.1:80",
+		 NULL, "unknown waypoint: ns/open.example"},
+		{"mode PASSTHROUGH does not go around it",
+		 TO("/10.0.0.11") ", loadBalancer: {mode: Passthrough}", "10.1.0.1:80",
+		 "10.0.0.11:15008", NULL},
+		{"weight 0 is never drawn",
+		 "weightedWaypoints: [" VIA("/10.2.9.9", "0") ", " VIA("/10.0.0.11", "3") "]",
+		 "10.1.0.1:80", "10.0.0.11:15008", NULL},
+		{"all weights 0: the plain one",
+		 "weightedWaypoints: [" VIA("/10.2.9.9", "0") "], " TO("/10.0.0.11"), "10.1.0.1:80",
+		 "10.0.0.11:15008", NULL},
+		{"weights before the plain one",
+		 "weightedWaypoints: [" VIA("/10.0.0.11", "1") "], " TO("/10.2.9.9"), "10.1.0.1:80",
+		 "10.0.0.11:15008", NULL},
+	};
+	char yaml[4096], text[IP_PORT_TEXT_MAX];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct ip_port to = ip_port(rows[i].to);
+		struct mesh *m;
+
+		print_message("row: %s\n", rows[i].title);
+		(void)snprintf(
+			yaml, sizeof(yaml),
+			"%s  - {name: s, namespace: ns, hostname: s.example, vips: [/10.1.0.1, "
+			"/fd00::1], ports: {80: 80}, %s}\n",
+			waypoint_yaml, rows[i].service);
+		m = mesh_from(yaml);
+		for (uint64_t random = 0; random < 8; random++) {
+			struct route r;
+
+			decide_outbound(m, mesh_workload_by_uid(m, STR("src")), STR(""), &to,
+					random, &r);
+			if (rows[i].dial == NULL) {
+				assert_int_equal(r.kind, ROUTE_REFUSE);
+				if (strstr(r.error, rows[i].error) == NULL)
+					fail_msg("error is: %s", r.error);
+				continue;
+			}
+			assert_int_equal(r.kind, ROUTE_HBONE);
+			assert_string_equal(ip_port_format(&r.dial, text), rows[i].dial);
+			assert_true(r.via_waypoint);
+			assert_true(ip_port_eq(&r.authority, &to));
+			assert_true(str_eqc(r.service->name, "s"));
+		}
+		mesh_unref(m);
+	}
+}
+
+static void outbound__waypoint_identities_and_weights(void **state)
+{
+	struct ip_port to = ip_port("10.1.0.1:80");
+	char yaml[4096];
+	int first = 0;
+	struct route r;
+	struct mesh *m;
+
+	(void)state;
+	(void)snprintf(
+		yaml, sizeof(yaml),
+		"%s  - {name: s, namespace: ns, hostname: s.example, vips: [/10.1.0.1], ports: "
+		"{80: 80},\n"
+		"     subjectAltNames: ['spiffe://cluster.local/ns/ns/sa/not-the-waypoint'],\n"
+		"     weightedWaypoints: [{destination: {destination: ns/w1.example, "
+		"hboneMtlsPort: 15009}, weight: "
+		"90},\n"
+		"                         " VIA("ns/w2.example", "10") "]}\n",
+		waypoint_yaml);
+	m = mesh_from(yaml);
+	for (uint64_t random = 0; random < 1000; random++) {
+		decide_outbound(m, mesh_workload_by_uid(m, STR("src")), STR(""), &to, random, &r);
+		assert_int_equal(r.kind, ROUTE_HBONE);
+		first += r.dst->uid.p[1] == '1';
+		assert_int_equal(r.nidentities, r.dst->uid.p[1] == '1' ? 2 : 1);
+		assert_string_equal(r.identities[0], r.dst->identity);
+		if (r.nidentities == 2)
+			assert_string_equal(r.identities[1],
+					    "spiffe://cluster.local/ns/ns/sa/extra");
+	}
+	assert_int_equal(first, 900);
+	mesh_unref(m);
+}
+
+static const char service_yaml[] =
+	"workloads:\n"
+	"  - {uid: src, name: src, namespace: ns, workloadIps: [10.0.0.1], services: {}, node: "
+	"n1,\n"
+	"     protocol: HBONE, waypoint: {destination: /10.0.0.9}}\n"
+	"  - {uid: gw, name: gw, namespace: ns, workloadIps: [10.0.0.9], protocol: HBONE, "
+	"services: "
+	"{}}\n"
+	"  - {uid: plain, name: plain, namespace: ns, workloadIps: [10.0.0.2], services: {}}\n"
+	"  - {uid: same, name: same, namespace: ns, workloadIps: [10.0.0.3], services: {}, node: "
+	"n1,\n"
+	"     protocol: HBONE}\n"
+	"  - {uid: both, name: both, namespace: ns, workloadIps: [10.0.0.4, 'fd00::4'],\n"
+	"     services: {ns/v4.example: {80: 80}, ns/v6.example: {80: 80}, ns/dual.example: {80: "
+	"80}, ns/auto.example: {80: 80}}}\n"
+	"  - {uid: named, name: named, namespace: ns, workloadIps: [10.0.0.5], services: "
+	"{ns/named.example: {80: 1234}}}\n"
+	"  - {uid: other, name: other, namespace: ns, workloadIps: [10.0.0.6], services: "
+	"{ns/named.example: {81: 1}}}\n"
+	"  - {uid: host1, name: host1, namespace: ns, workloadIps: [10.9.0.1], networkMode: "
+	"HostNetwork,\n"
+	"     services: {ns/host.example: {80: 8080}}}\n"
+	"  - {uid: host2, name: host2, namespace: ns, workloadIps: [10.9.0.1], networkMode: "
+	"HostNetwork,\n"
+	"     services: {}}\n"
+	"  - {uid: range, name: range, namespace: ns, workloadIps: [10.0.0.7], services: "
+	"{ns/range.example: {80: 80}}}\n"
+	"  - {uid: headless, name: headless, namespace: ns, workloadIps: [10.0.0.8],\n"
+	"     services: {ns/headless.example: {80: 8080}}}\n"
+	"  - {uid: notready, name: notready, namespace: ns, workloadIps: [10.0.0.10], status: "
+	"Unhealthy,\n"
+	"     services: {ns/early.example: {80: 80}, ns/late.example: {80: 80}}}\n"
+	"services:\n"
+	"  - {name: v4, namespace: ns, hostname: v4.example, vips: [/10.1.0.1, /fd01::1], ports: "
+	"{80: 80}, ipFamilies: IPv4}\n"
+	"  - {name: v6, namespace: ns, hostname: v6.example, vips: [/10.1.0.2, /fd01::2], ports: "
+	"{80: 80}, ipFamilies: IPv6}\n"
+	"  - {name: dual, namespace: ns, hostname: dual.example, vips: [/10.1.0.3, /fd01::3], "
+	"ports: "
+	"{80: 80}, ipFamilies: Dual}\n"
+	"  - {name: auto, namespace: ns, hostname: auto.example, vips: [/10.1.0.4, /fd01::4], "
+	"ports: "
+	"{80: 80}}\n"
+	"  - {name: named, namespace: ns, hostname: named.example, vips: [/10.1.0.5], ports: {80: "
+	"0}}\n"
+	"  - {name: host, namespace: ns, hostname: host.example, vips: [/10.1.0.6], ports: {80: "
+	"80}}\n"
+	"  - {name: range, namespace: ns, hostname: range.example, vips: [], cidrVips: "
+	"[/10.2.0.0/16], ports: {80: 80}}\n"
+	"  - {name: open, namespace: ns, hostname: open.example, vips: [], cidrVips: "
+	"[/10.3.0.0/16], ports: {80: 80}, loadBalancer: {mode: Passthrough}}\n"
+	"  - {name: headless, namespace: ns, hostname: headless.example, vips: [], ports: {80: "
+	"8080}, waypoint: {destination: /10.0.0.9}}\n"
+	"  - {name: early, namespace: ns, hostname: early.example, vips: [/10.1.0.7], ports: {80: "
+	"80}, loadBalancer: {healthPolicy: AllowAll}}\n"
+	"  - {name: late, namespace: ns, hostname: late.example, vips: [/10.1.0.8], ports: {80: "
+	"80}}\n";
+
+static void outbound__service_table(void **state)
+{
+	static const struct {
+		const char *title, *to;
+		enum route_kind kind;
+		const char *dial, *error;
+	} rows[] = {
+		{"15.3 the source's own waypoint is ignored", "10.0.0.2:80", ROUTE_PASSTHROUGH,
+		 "10.0.0.2:80", NULL},
+		{"4.3 a destination on the same node is tunnelled", "10.0.0.3:80", ROUTE_HBONE,
+		 "10.0.0.3:15008", NULL},
+		{"4.3 the source itself is reached through its waypoint", "10.0.0.1:80",
+		 ROUTE_HBONE, "10.0.0.9:15008", NULL},
+		{"15.3 ip_families v4-only, v4 client", "10.1.0.1:80", ROUTE_PASSTHROUGH,
+		 "10.0.0.4:80", NULL},
+		{"15.3 ip_families v4-only, v6 client", "[fd01::1]:80", ROUTE_PASSTHROUGH,
+		 "10.0.0.4:80", NULL},
+		{"15.3 ip_families v6-only, v4 client", "10.1.0.2:80", ROUTE_PASSTHROUGH,
+		 "[fd00::4]:80", NULL},
+		{"15.3 ip_families dual, v4 client", "10.1.0.3:80", ROUTE_PASSTHROUGH,
+		 "10.0.0.4:80", NULL},
+		{"15.3 ip_families dual, v6 client", "[fd01::3]:80", ROUTE_PASSTHROUGH,
+		 "[fd00::4]:80", NULL},
+		{"4.6 ip_families automatic, v6 client", "[fd01::4]:80", ROUTE_PASSTHROUGH,
+		 "[fd00::4]:80", NULL},
+		{"15.3 named port: only who maps it", "10.1.0.5:80", ROUTE_PASSTHROUGH,
+		 "10.0.0.5:1234", NULL},
+		{"15.3 host network, by the service", "10.1.0.6:80", ROUTE_PASSTHROUGH,
+		 "10.9.0.1:8080", NULL},
+		{"15.3 host network, by the node's address", "10.9.0.1:80", ROUTE_PASSTHROUGH,
+		 "10.9.0.1:80", NULL},
+		{"4.2 a range of addresses", "10.2.3.4:80", ROUTE_PASSTHROUGH, "10.0.0.7:80", NULL},
+		{"4.2 a range, a port that it lacks", "10.2.3.4:81", ROUTE_REFUSE, NULL,
+		 "no healthy upstream: 10.2.3.4:81"},
+		{"4.2 a range, mode PASSTHROUGH", "10.3.3.4:443", ROUTE_PASSTHROUGH, "10.3.3.4:443",
+		 NULL},
+		{"headless: the pod's own address, without the service's waypoint", "10.0.0.8:8080",
+		 ROUTE_PASSTHROUGH, "10.0.0.8:8080", NULL},
+		{"5.3 publishNotReadyAddresses", "10.1.0.7:80", ROUTE_PASSTHROUGH, "10.0.0.10:80",
+		 NULL},
+		{"4.1 not ready", "10.1.0.8:80", ROUTE_REFUSE, NULL,
+		 "no healthy upstream: 10.1.0.8:80"},
+	};
+	struct mesh *m = mesh_from(service_yaml);
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct ip_port to = ip_port(rows[i].to);
+
+		print_message("row: %s\n", rows[i].title);
+		for (uint64_t random = 0; random < 8; random++) {
+			char text[IP_PORT_TEXT_MAX];
+			struct route r;
+
+			decide_outbound(m, mesh_workload_by_uid(m, STR("src")), STR(""), &to,
+					random, &r);
+			assert_int_equal(r.kind, rows[i].kind);
+			if (rows[i].dial != NULL)
+				assert_string_equal(ip_port_format(&r.dial, text), rows[i].dial);
+			if (rows[i].error != NULL)
+				assert_non_null(strstr(r.error, rows[i].error));
+			if (strcmp(rows[i].to, "10.9.0.1:80") == 0)
+				assert_null(r.dst);
+		}
+	}
+	mesh_unref(m);
+}
+
+static const char network_yaml[] =
+	"workloads:\n"
+	"  - {uid: src, name: src, namespace: ns, workloadIps: [127.0.0.1], services: {}}\n"
+	"  - {uid: far, name: far, namespace: ns, network: remote, workloadIps: [],\n"
+	"     protocol: HBONE, services: {ns/example.com: {80: 80}, ns/mixed.com: {80: 80}, "
+	"ns/nosan.com: {80: 80}, 'ns/*.wild.com': {80: 80}}, FAR}\n"
+	"  - {uid: wpfar, name: wpfar, namespace: ns, network: remote, workloadIps: [],\n"
+	"     protocol: HBONE, services: {ns/wp.com: {15008: 15008}}, FAR}\n"
+	"  - {uid: near, name: near, namespace: ns, workloadIps: [127.0.0.2], protocol: HBONE,\n"
+	"     services: {ns/mixed.com: {80: 8080}}, NEAR}\n"
+	"  - {uid: gwip, name: gwip, namespace: istio, serviceAccount: gw, network: remote,\n"
+	"     workloadIps: [10.22.1.1], services: {}}\n"
+	"  - {uid: gwpod, name: gwpod, namespace: istio, serviceAccount: gw, workloadIps: "
+	"[127.0.0.5],\n"
+	"     services: {istio/gw.com: {15009: 15008}}}\n"
+	"  - {uid: gwname, name: gwname, namespace: istio, serviceAccount: gw, network: remote,\n"
+	"     hostname: lb.com, workloadIps: [], services: {}}\n"
+	"services:\n"
+	"  - {name: example, namespace: ns, hostname: example.com, vips: [/10.1.0.1], ports: {80: "
+	"80},\n"
+	"     subjectAltNames: ['spiffe://cluster.local/ns/ns/sa/far', "
+	"'spiffe://cluster.local/ns/ns/sa/far2'], SERVICE}\n"
+	"  - {name: mixed, namespace: ns, hostname: mixed.com, vips: [/10.1.0.2], ports: {80: "
+	"80},\n"
+	"     subjectAltNames: ['spiffe://cluster.local/ns/ns/sa/far'],\n"
+	"     loadBalancer: {mode: Failover, routingPreferences: [Network]}}\n"
+	"  - {name: nosan, namespace: ns, hostname: nosan.com, vips: [/10.1.0.3], ports: {80: "
+	"80}}\n"
+	"  - {name: wp, namespace: ns, hostname: wp.com, vips: [/10.1.0.4], ports: {15008: "
+	"15008},\n"
+	"     subjectAltNames: ['spiffe://cluster.local/ns/ns/sa/waypoint']}\n"
+	"  - {name: wild, namespace: ns, hostname: '*.wild.com', vips: [/10.1.0.5], ports: {80: "
+	"80},\n"
+	"     subjectAltNames: ['spiffe://cluster.local/ns/ns/sa/far']}\n"
+	"  - {name: gw, namespace: istio, hostname: gw.com, vips: [/10.1.0.9], ports: {15009: "
+	"15009},\n"
+	"     subjectAltNames: ['spiffe://cluster.local/ns/istio/sa/gw-san']}\n";
+
+/* Puts @far, @near, @service in the places of their names; each may be empty. */
+static void network_text(char *out, size_t cap, const char *far, const char *near,
+			 const char *service)
+{
+	const struct {
+		const char *mark, *text;
+	} t[] = {{", FAR", far}, {", NEAR", near}, {", SERVICE", service}};
+	size_t n = 0;
+
+	for (const char *p = network_yaml; *p != '\0';) {
+		const char *text = NULL;
+		size_t skip = 1;
+
+		for (size_t i = 0; i < ARRAY_LEN(t) && text == NULL; i++)
+			if (strncmp(p, t[i].mark, strlen(t[i].mark)) == 0) {
+				text = t[i].text;
+				skip = strlen(t[i].mark);
+			}
+		if (text == NULL)
+			n += (size_t)snprintf(out + n, cap - n, "%c", *p);
+		else if (*text != '\0')
+			n += (size_t)snprintf(out + n, cap - n, ", %s", text);
+		assert_true(n < cap);
+		p += skip;
+	}
+}
+
+#define GW_IP	"networkGateway: {destination: remote/10.22.1.1, hboneMtlsPort: 15009}"
+#define GW_NAME "networkGateway: {destination: istio/gw.com, hboneMtlsPort: 15009}"
+#define GW_LB	"networkGateway: {destination: istio/lb.com, hboneMtlsPort: 15009}"
+
+static void outbound__network_table(void **state)
+{
+	/* ztunnel-spec 4.3 steps 5 and 7, 4.5, 4.7, 15.3 */
+	static const struct {
+		const char *title, *far, *near, *service, *to;
+		enum route_kind kind;
+		const char *dial, *lookup, *gateway, *error;
+	} rows[] = {
+		{"15.3 without a gateway", "", "", "", "10.1.0.1:80", ROUTE_REFUSE, NULL, NULL,
+		 NULL, "no healthy upstream: 10.1.0.1:80"},
+		{"15.3 gateway by address", GW_IP, "", "", "10.1.0.1:80", ROUTE_DOUBLE_HBONE,
+		 "10.22.1.1:15009", NULL, "gwip", NULL},
+		{"15.3 gateway by hostname, mapped port", GW_NAME, "", "", "10.1.0.1:80",
+		 ROUTE_DOUBLE_HBONE, "127.0.0.5:15008", NULL, "gwpod", NULL},
+		{"15.3 waypoint on the other network", GW_IP, "",
+		 "waypoint: {destination: ns/wp.com}", "10.1.0.1:80", ROUTE_DOUBLE_HBONE,
+		 "10.22.1.1:15009", NULL, "gwip", NULL},
+		{"15.3 FAILOVER [NETWORK], local one healthy", GW_IP, "", "", "10.1.0.2:80",
+		 ROUTE_HBONE, "127.0.0.2:15008", NULL, NULL, NULL},
+		{"15.3 FAILOVER [NETWORK], local one unhealthy", GW_IP, "status: Unhealthy", "",
+		 "10.1.0.2:80", ROUTE_DOUBLE_HBONE, "10.22.1.1:15009", NULL, "gwip", NULL},
+		{"4.5 gateway that is only a name", GW_LB, "", "", "10.1.0.1:80",
+		 ROUTE_DOUBLE_HBONE, NULL, "lb.com", "gwname", NULL},
+		{"4.5 gateway that nobody knows, by address",
+		 "networkGateway: {destination: remote/10.22.9.9}", "", "", "10.1.0.1:80",
+		 ROUTE_REFUSE, NULL, NULL, NULL, "unknown network gateway: remote/10.22.9.9"},
+		{"4.5 gateway on a network of its own address",
+		 "networkGateway: {destination: /10.22.1.1}", "", "", "10.1.0.1:80", ROUTE_REFUSE,
+		 NULL, NULL, NULL, "unknown network gateway: /10.22.1.1"},
+		{"4.5 gateway that nobody knows, by name",
+		 "networkGateway: {destination: istio/none.com}", "", "", "10.1.0.1:80",
+		 ROUTE_REFUSE, NULL, NULL, NULL, "unknown network gateway: istio/none.com"},
+		{"4.5 port that the gateway's service lacks",
+		 "networkGateway: {destination: istio/gw.com, hboneMtlsPort: 15010}", "", "",
+		 "10.1.0.1:80", ROUTE_REFUSE, NULL, NULL, NULL,
+		 "unknown network gateway: istio/gw.com"},
+		{"4.7 nobody may answer", GW_IP, "", "", "10.1.0.3:80", ROUTE_REFUSE, NULL, NULL,
+		 NULL, "no service says who may answer"},
+		{"4.7 a name that is no authority", GW_IP, "", "", "10.1.0.5:80", ROUTE_REFUSE,
+		 NULL, NULL, NULL, "service name *.wild.com"},
+	};
+	char yaml[8192], text[IP_PORT_TEXT_MAX];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct ip_port to = ip_port(rows[i].to);
+		struct mesh *m;
+
+		print_message("row: %s\n", rows[i].title);
+		network_text(yaml, sizeof(yaml), rows[i].far, rows[i].near, rows[i].service);
+		m = mesh_from(yaml);
+		for (uint64_t random = 0; random < 8; random++) {
+			struct route r;
+
+			decide_outbound(m, mesh_workload_by_uid(m, STR("src")), STR(""), &to,
+					random, &r);
+			if (r.kind != rows[i].kind)
+				fail_msg("kind %d: %s", r.kind, r.error);
+			if (rows[i].error != NULL && strstr(r.error, rows[i].error) == NULL)
+				fail_msg("error is: %s", r.error);
+			if (rows[i].dial != NULL)
+				assert_string_equal(ip_port_format(&r.dial, text), rows[i].dial);
+			if (rows[i].lookup != NULL) {
+				assert_true(str_eqc(r.lookup, rows[i].lookup));
+				assert_int_equal(r.dial.ip.len, 0);
+				assert_int_equal(r.dial.port, 15009);
+			}
+			if (r.kind != ROUTE_DOUBLE_HBONE)
+				continue;
+			assert_true(str_eqc(r.dst->uid, rows[i].gateway));
+			assert_int_equal(r.authority.ip.len, 0); /* it is the service's name */
+			assert_int_equal(r.authority.port, 80);
+			assert_true(str_eqc(r.service->hostname,
+					    rows[i].near[0] != '\0' ? "mixed.com" : "example.com"));
+		}
+		mesh_unref(m);
+	}
+}
+
+static void outbound__network_identities(void **state)
+{
+	/* ztunnel-spec 4.7: outside the gateway's, inside those of the service that gave us the
+	 * workload: its own, or its waypoint's */
+	struct ip_port to = ip_port("10.1.0.1:80");
+	char yaml[8192];
+	struct route r;
+	struct mesh *m;
+
+	(void)state;
+	network_text(yaml, sizeof(yaml), GW_NAME, "", "");
+	m = mesh_from(yaml);
+	decide_outbound(m, mesh_workload_by_uid(m, STR("src")), STR(""), &to, 0, &r);
+	assert_int_equal(r.kind, ROUTE_DOUBLE_HBONE);
+	assert_int_equal(r.nidentities, 2);
+	assert_string_equal(r.identities[0], "spiffe://cluster.local/ns/istio/sa/gw");
+	assert_string_equal(r.identities[1], "spiffe://cluster.local/ns/istio/sa/gw-san");
+	assert_int_equal(r.inner->nsans, 2);
+	assert_true(str_eqc(r.inner->subject_alt_names[0], "spiffe://cluster.local/ns/ns/sa/far"));
+	mesh_unref(m);
+	network_text(yaml, sizeof(yaml), GW_IP, "", "waypoint: {destination: ns/wp.com}");
+	m = mesh_from(yaml);
+	decide_outbound(m, mesh_workload_by_uid(m, STR("src")), STR(""), &to, 0, &r);
+	assert_int_equal(r.nidentities, 1);
+	assert_true(str_eqc(r.inner->hostname, "wp.com"));
+	assert_true(str_eqc(r.service->hostname, "example.com"));
+	mesh_unref(m);
+}
+
+static const char name_yaml[] =
+	"workloads:\n"
+	"  - {uid: src, name: src, namespace: ns, workloadIps: [127.0.0.1], services: {}}\n"
+	"  - {uid: plain, name: plain, namespace: ns, hostname: h.example, workloadIps: [],\n"
+	"     services: {ns/plain.example: {80: 8080}}}\n"
+	"  - {uid: hb, name: hb, namespace: ns, hostname: h.example, workloadIps: [],\n"
+	"     protocol: HBONE, services: {ns/hb.example: {80: 8080}}}\n"
+	"  - {uid: six, name: six, namespace: ns, hostname: h.example, workloadIps: ['fd00::6'],\n"
+	"     services: {ns/four.example: {80: 8080}}}\n"
+	"services:\n"
+	"  - {name: plain, namespace: ns, hostname: plain.example, vips: [/10.1.0.1], ports: {80: "
+	"80}}\n"
+	"  - {name: hb, namespace: ns, hostname: hb.example, vips: [/10.1.0.2], ports: {80: 80}}\n"
+	"  - {name: four, namespace: ns, hostname: four.example, vips: [/10.1.0.3], ports: {80: "
+	"80},\n"
+	"     ipFamilies: IPv4}\n"
+	"  - {name: viawp, namespace: ns, hostname: viawp.example, vips: [/10.1.0.4], ports: {80: "
+	"80},\n"
+	"     waypoint: {destination: ns/h.example}}\n";
+
+static void outbound__lookup_table(void **state)
+{
+	/* ztunnel-spec 4.6 step 4: the name is looked up, and then the route is complete */
+	static const struct {
+		const char *title, *to, *answer[3];
+		enum route_kind kind;
+		const char *dial, *authority;
+	} rows[] = {
+		{"plain", "10.1.0.1:80", {"192.0.2.1"}, ROUTE_PASSTHROUGH, "192.0.2.1:8080", NULL},
+		{"family of the connection first",
+		 "10.1.0.1:80",
+		 {"2001:db8::1", "192.0.2.1"},
+		 ROUTE_PASSTHROUGH,
+		 "192.0.2.1:8080",
+		 NULL},
+		{"the other one if it must be",
+		 "10.1.0.1:80",
+		 {"2001:db8::1"},
+		 ROUTE_PASSTHROUGH,
+		 "[2001:db8::1]:8080",
+		 NULL},
+		{"HBONE",
+		 "10.1.0.2:80",
+		 {"192.0.2.1"},
+		 ROUTE_HBONE,
+		 "192.0.2.1:15008",
+		 "192.0.2.1:8080"},
+		{"an address that the service does not allow",
+		 "10.1.0.3:80",
+		 {"192.0.2.1"},
+		 ROUTE_PASSTHROUGH,
+		 "192.0.2.1:8080",
+		 NULL},
+		{"waypoint",
+		 "10.1.0.4:80",
+		 {"192.0.2.1"},
+		 ROUTE_HBONE,
+		 "192.0.2.1:15008",
+		 "10.1.0.4:80"},
+	};
+	struct mesh *m = mesh_from(name_yaml);
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct ip_port to = ip_port(rows[i].to);
+		struct ip_addr v[3];
+		size_t n = 0;
+
+		print_message("row: %s\n", rows[i].title);
+		while (n < 3 && rows[i].answer[n] != NULL) {
+			v[n] = ip(rows[i].answer[n]);
+			n++;
+		}
+		for (uint64_t random = 0; random < 5; random++) {
+			char text[IP_PORT_TEXT_MAX];
+			struct route r;
+
+			decide_outbound(m, mesh_workload_by_uid(m, STR("src")), STR(""), &to,
+					random, &r);
+			assert_true(str_eqc(r.lookup, "h.example"));
+			assert_int_equal(r.dial.ip.len, 0);
+			decide_resolved(&r, v, n, &to.ip, random);
+			assert_int_equal(r.lookup.n, 0);
+			assert_int_equal(r.kind, rows[i].kind);
+			assert_string_equal(ip_port_format(&r.dial, text), rows[i].dial);
+			if (rows[i].authority != NULL)
+				assert_string_equal(ip_port_format(&r.authority, text),
+						    rows[i].authority);
+		}
+	}
+	mesh_unref(m);
+}
+
+static void outbound__lookup_takes_each_and_no_loop(void **state)
+{
+	struct mesh *m = mesh_from(name_yaml);
+	const struct ip_addr v[] = {ip("192.0.2.1"), ip("2001:db8::1"), ip("192.0.2.2")};
+	const struct ip_addr own = ip("127.0.0.1");
+	struct ip_port to = ip_port("10.1.0.1:80");
+	int first = 0;
+	struct route r;
+
+	(void)state;
+	for (uint64_t random = 0; random < 100; random++) {
+		decide_outbound(m, mesh_workload_by_uid(m, STR("src")), STR(""), &to, 0, &r);
+		decide_resolved(&r, v, ARRAY_LEN(v), &to.ip, random);
+		first += ip_eq(&r.dial.ip, &v[0]);
+		assert_int_equal(r.dial.ip.len, 4);
+	}
+	assert_int_equal(first, 50);
+	decide_outbound(m, mesh_workload_by_uid(m, STR("src")), STR(""), &to, 0, &r);
+	r.dial.port = 15001; /* as a target port may be */
+	decide_resolved(&r, &own, 1, &to.ip, 0);
+	assert_int_equal(r.kind, ROUTE_REFUSE);
+	assert_non_null(strstr(r.error, "recursive"));
+	mesh_unref(m);
+}
+
 static void outbound__loops(void **state)
 {
 	/* ztunnel-spec 1.9 */
@@ -172,470 +757,19 @@ static void outbound__loops(void **state)
 	}
 }
 
-static const char inbound_yaml[] =
-	"workloads:\n"
-	"  - {uid: me, name: me, namespace: ns, workloadIps: [10.0.0.2, 'fd00::2'],\n"
-	"     services: {ns/svc.example: {80: 8080, 81: 0, 90: 9090, 99: 15006}, "
-	"other/svc2.example: {80: 7070},\n"
-	"                other/private.example: {80: 80}, ns/gone.example: {80: 80}}}\n"
-	"  - {uid: tun, name: tun, namespace: ns, workloadIps: [10.0.0.3], services: {},\n"
-	"     applicationTunnel: {protocol: NONE, port: 15088}}\n"
-	"  - {uid: proxy, name: proxy, namespace: ns, workloadIps: [10.0.0.4], services: {},\n"
-	"     applicationTunnel: {protocol: PROXY, port: 15088}}\n"
-	"  - {uid: bad, name: bad, namespace: ns, workloadIps: [10.0.0.5], services: {},\n"
-	"     applicationTunnel: {protocol: NONE, port: 15008}}\n"
-	"services:\n"
-	"  - {name: svc, namespace: ns, hostname: svc.example, vips: [/10.1.0.1], ports: {80: "
-	"8081, 81: 0, 82: 8082}}\n"
-	"  - {name: svc2, namespace: other, hostname: svc2.example, vips: [/10.1.0.2], ports: {80: "
-	"1}}\n"
-	"  - {name: private, namespace: other, hostname: private.example, vips: [], ports: {80: "
-	"80}, visibility: Namespace}\n"
-	"  - {name: foreign, namespace: ns, hostname: foreign.example, vips: [/10.1.0.3], ports: "
-	"{80: 80}}\n";
-
-static void inbound__authority_table(void **state)
-{
-	static const struct {
-		const char *title, *local, *conn, *authority;
-		unsigned int status; /* 0: accepted */
-		const char *app, *error;
-	} rows[] = {
-		{"5.5 own address", "me", "10.0.0.2:15008", "10.0.0.2:8080", 0, "10.0.0.2:8080", 0},
-		{"5.5 own v6 address", "me", "[fd00::2]:15008", "[fd00::2]:1", 0, "[fd00::2]:1", 0},
-		{"5.5 mapped form of the own address", "me", "10.0.0.2:15008",
-		 "[::ffff:10.0.0.2]:80", 0, "10.0.0.2:80", 0},
-		{"5.5 hostname, endpoint port", "me", "10.0.0.2:15008", "svc.example:80", 0,
-		 "10.0.0.2:8080", 0},
-		{"5.5 hostname, service port", "me", "10.0.0.2:15008", "svc.example:82", 0,
-		 "10.0.0.2:8082", 0},
-		{"5.5 service of another namespace that it backs", "me", "10.0.0.2:15008",
-		 "svc2.example:80", 0, "10.0.0.2:7070", 0},
-		{"5.5 named port nobody maps", "me", "10.0.0.2:15008", "svc.example:81", 503, NULL,
-		 "cannot resolve port"},
-		{"5.5 port the service lacks", "me", "10.0.0.2:15008", "svc.example:83", 503, NULL,
-		 "requested service svc.example:83 found, but cannot resolve port"},
-		{"C1 service it does not back", "me", "10.0.0.2:15008", "foreign.example:80", 503,
-		 NULL, "no service or workload for hostname: foreign.example"},
-		{"C1 private to another namespace", "me", "10.0.0.2:15008", "private.example:80",
-		 503, NULL, "no service or workload"},
-		{"C1 service the mesh does not know", "me", "10.0.0.2:15008", "gone.example:80",
-		 503, NULL, "no service or workload"},
-		{"15.1 another pod", "me", "10.0.0.2:15008", "10.0.0.9:8080", 400, NULL,
-		 "ip mismatch: 10.0.0.2 != 10.0.0.9"},
-		{"5.4 its other address", "me", "10.0.0.2:15008", "[fd00::2]:80", 400, NULL,
-		 "ip mismatch"},
-		{"C1 VIP of its own service", "me", "10.0.0.2:15008", "10.1.0.1:80", 400, NULL,
-		 "ip mismatch"},
-		{"C1 loopback", "me", "10.0.0.2:15008", "127.0.0.1:80", 400, NULL, "ip mismatch"},
-		{"C1 loopback, last of the net", "me", "10.0.0.2:15008", "127.255.255.254:80", 400,
-		 NULL, "ip mismatch"},
-		{"C1 v6 loopback", "me", "10.0.0.2:15008", "[::1]:80", 400, NULL, "ip mismatch"},
-		{"C1 mapped loopback", "me", "10.0.0.2:15008", "[::ffff:127.0.0.1]:80", 400, NULL,
-		 "ip mismatch"},
-		{"C1 metadata service", "me", "10.0.0.2:15008", "169.254.169.254:80", 400, NULL,
-		 "ip mismatch"},
-		{"C1 v6 link-local", "me", "10.0.0.2:15008", "[fe80::1]:80", 400, NULL,
-		 "ip mismatch"},
-		{"C1 zone id", "me", "10.0.0.2:15008", "[fe80::1%eth0]:80", 400, NULL,
-		 "no valid authority"},
-		{"C1 zone id without brackets", "me", "10.0.0.2:15008", "fe80::1%eth0:80", 400,
-		 NULL, "no valid authority"},
-		{"C1 multicast", "me", "10.0.0.2:15008", "224.0.0.1:80", 400, NULL, "ip mismatch"},
-		{"C1 v6 multicast", "me", "10.0.0.2:15008", "[ff02::1]:80", 400, NULL,
-		 "ip mismatch"},
-		{"C1 unspecified", "me", "10.0.0.2:15008", "0.0.0.0:80", 400, NULL, "ip mismatch"},
-		{"C1 v6 unspecified", "me", "10.0.0.2:15008", "[::]:80", 400, NULL, "ip mismatch"},
-		{"C1 octal", "me", "10.0.0.2:15008", "012.0.0.2:80", 400, NULL,
-		 "no valid authority"},
-		{"C1 short form", "me", "10.0.0.2:15008", "10.2:80", 400, NULL,
-		 "no valid authority"},
-		{"C1 one number", "me", "10.0.0.2:15008", "167772162:80", 400, NULL,
-		 "no valid authority"},
-		{"C1 hex", "me", "10.0.0.2:15008", "0x0a.0.0.0x2:80", 400, NULL,
-		 "no valid authority"},
-		{"C1 hex, one number", "me", "10.0.0.2:15008", "0x7f000001:80", 400, NULL,
-		 "no valid authority"},
-		{"C1 trailing dot of an address", "me", "10.0.0.2:15008", "10.0.0.2.:80", 400, NULL,
-		 "no valid authority"},
-		{"C1 trailing dot of a name", "me", "10.0.0.2:15008", "svc.example.:80", 400, NULL,
-		 "no valid authority"},
-		{"C1 userinfo", "me", "10.0.0.2:15008", "u@10.0.0.2:80", 400, NULL,
-		 "no valid authority"},
-		{"C1 userinfo with password", "me", "10.0.0.2:15008", "u:p@10.0.0.2:80", 400, NULL,
-		 "no valid authority"},
-		{"C1 port 0", "me", "10.0.0.2:15008", "10.0.0.2:0", 400, NULL, "port 0"},
-		{"C1 port 0 of a name", "me", "10.0.0.2:15008", "svc.example:0", 400, NULL,
-		 "no valid authority"},
-		{"C1 port 65536", "me", "10.0.0.2:15008", "10.0.0.2:65536", 400, NULL,
-		 "no valid authority"},
-		{"C1 port wraps to 80", "me", "10.0.0.2:15008", "10.0.0.2:65616", 400, NULL,
-		 "no valid authority"},
-		{"C1 port with sign", "me", "10.0.0.2:15008", "10.0.0.2:+80", 400, NULL,
-		 "no valid authority"},
-		{"C1 port with zero", "me", "10.0.0.2:15008", "10.0.0.2:080", 400, NULL,
-		 "no valid authority"},
-		{"C1 no port", "me", "10.0.0.2:15008", "10.0.0.2", 400, NULL, "no valid authority"},
-		{"C1 empty port", "me", "10.0.0.2:15008", "10.0.0.2:", 400, NULL,
-		 "no valid authority"},
-		{"C1 empty", "me", "10.0.0.2:15008", "", 400, NULL, "no valid authority"},
-		{"C1 only a colon", "me", "10.0.0.2:15008", ":80", 400, NULL, "no valid authority"},
-		{"C1 blank in front", "me", "10.0.0.2:15008", " 10.0.0.2:80", 400, NULL,
-		 "no valid authority"},
-		{"C1 path", "me", "10.0.0.2:15008", "10.0.0.2:80/x", 400, NULL,
-		 "no valid authority"},
-		{"C1 scheme", "me", "10.0.0.2:15008", "http://10.0.0.2:80", 400, NULL,
-		 "no valid authority"},
-		{"C1 localhost by name", "me", "10.0.0.2:15008", "localhost:80", 503, NULL,
-		 "no service or workload"},
-		{"1.9 15008", "me", "10.0.0.2:15008", "10.0.0.2:15008", 503, NULL,
-		 "attempted recursive call to ourselves"},
-		{"1.9 15006", "me", "10.0.0.2:15008", "10.0.0.2:15006", 503, NULL,
-		 "attempted recursive call to ourselves"},
-		{"1.9 15001", "me", "10.0.0.2:15008", "10.0.0.2:15001", 503, NULL,
-		 "attempted recursive call to ourselves"},
-		{"1.9 a service port that maps to ours", "me", "10.0.0.2:15008", "svc.example:99",
-		 503, NULL, "attempted recursive call to ourselves"},
-		{"the connection came to loopback", "me", "127.0.0.1:15008", "127.0.0.1:80", 400,
-		 NULL, "not a pod address"},
-		{"5.5 tunnel replaces the port", "tun", "10.0.0.3:15008", "10.0.0.3:80", 0,
-		 "10.0.0.3:15088", 0},
-		{"5.4 tunnel takes any authority, to its own address", "tun", "10.0.0.3:15008",
-		 "10.0.0.9:80", 0, "10.0.0.3:15088", 0},
-		{"C1 but not loopback", "tun", "10.0.0.3:15008", "127.0.0.1:80", 400, NULL,
-		 "ip mismatch"},
-		{"tunnel to our own port", "bad", "10.0.0.5:15008", "10.0.0.5:80", 503, NULL,
-		 "attempted recursive call"},
-		{"PROXY tunnel is refused, never skipped", "proxy", "10.0.0.4:15008", "10.0.0.4:80",
-		 503, NULL, "PROXY"},
-	};
-	struct mesh *m = mesh_from(inbound_yaml);
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-		struct ip_port conn = ip_port(rows[i].conn);
-		struct inbound_target t;
-		char text[IP_PORT_TEXT_MAX];
-
-		print_message("row: %s\n", rows[i].title);
-		decide_inbound(m, mesh_workload_by_uid(m, str_of(rows[i].local)), STR(""),
-			       str_of(rows[i].authority), &conn, STR(""), &t);
-		assert_int_equal(t.status, rows[i].status);
-		if (rows[i].app != NULL)
-			assert_string_equal(ip_port_format(&t.app, text), rows[i].app);
-		if (rows[i].error != NULL && strstr(t.error, rows[i].error) == NULL)
-			fail_msg("error is: %s", t.error);
-	}
-	mesh_unref(m);
-}
-
-static void inbound__embedded_nul(void **state)
-{
-	struct mesh *m = mesh_from(inbound_yaml);
-	struct ip_port conn = ip_port("10.0.0.2:15008");
-	struct inbound_target t;
-
-	(void)state;
-	decide_inbound(m, mesh_workload_by_uid(m, STR("me")), STR(""), STR("svc.example\0x:80"),
-		       &conn, STR(""), &t);
-	assert_int_equal(t.status, 400);
-	decide_inbound(m, mesh_workload_by_uid(m, STR("me")), STR(""), STR("10.0.0.2:80\0"), &conn,
-		       STR(""), &t);
-	assert_int_equal(t.status, 400);
-	mesh_unref(m);
-}
-
-static void inbound__service_label(void **state)
-{
-	/* ztunnel-spec 5.7 */
-	static const struct {
-		const char *authority, *forwarded, *want;
-	} rows[] = {
-		{"10.0.0.2:8080", "", "svc"},
-		{"10.0.0.2:8081", "", "svc"},
-		{"10.0.0.2:7070", "", "svc2"},
-		{"10.0.0.2:8080", "svc2.example", "svc2"},
-		{"10.0.0.2:8080", "foreign.example", "svc"},
-		{"10.0.0.2:1234", "", NULL},
-		{"svc2.example:80", "svc.example", "svc2"},
-	};
-	struct mesh *m = mesh_from(inbound_yaml);
-	struct ip_port conn = ip_port("10.0.0.2:15008");
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-		struct inbound_target t;
-
-		decide_inbound(m, mesh_workload_by_uid(m, STR("me")), STR(""),
-			       str_of(rows[i].authority), &conn, str_of(rows[i].forwarded), &t);
-		assert_int_equal(t.status, 0);
-		if (rows[i].want == NULL)
-			assert_null(t.service);
-		else
-			assert_true(t.service != NULL && str_eqc(t.service->name, rows[i].want));
-	}
-	mesh_unref(m);
-}
-
-static void forwarded__table(void **state)
-{
-	static const struct {
-		const char *in, *want_for, *want_host;
-	} rows[] = {
-		{"for=\"127.0.0.1:80\"", "127.0.0.1:80", ""},
-		{"for=\"[::1]:80\";host=example.com", "[::1]:80", "example.com"},
-		{"for=\"1.2.3.4:1\" ; host=\"a.b\"", "1.2.3.4:1", "a.b"},
-		{"host=x", NULL, "x"},
-		{"", NULL, ""},
-		{"for=\"nonsense\";host=", NULL, ""},
-		{"for=\"1.2.3.4\"", NULL, ""},
-		{"host=a;host=b", NULL, "a"},
-		{"host=\xc3\xa4", NULL, ""},
-	};
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-		char text[IP_PORT_TEXT_MAX];
-		struct ip_port f;
-		struct str h;
-
-		decide_parse_forwarded(str_of(rows[i].in), &f, &h);
-		if (rows[i].want_for == NULL)
-			assert_int_equal(f.ip.len, 0);
-		else
-			assert_string_equal(ip_port_format(&f, text), rows[i].want_for);
-		assert_true(str_eqc(h, rows[i].want_host));
-	}
-}
-
-#define EP(name, where)                                                                            \
-	"  - {uid: " name ", name: " name                                                          \
-	", namespace: ns, workloadIps: [10.0.0.1], services: {ns/s.example: {80: 80}}, " where     \
-	"}\n"
-
-static void pick__locality_table(void **state)
-{
-	/* ztunnel-spec 4.4, 15.3 "Load balancing" */
-	static const char prefs[] = "routingPreferences: [Network, Region, Zone]";
-	static const struct {
-		const char *title, *mode, *prefs, *endpoints, *want; /* allowed names */
-	} rows[] = {
-		{"strict without match", "Strict", prefs, EP("a", "locality: {region: other}"), ""},
-		{"strict match", "Strict", prefs,
-		 EP("a", "locality: {region: r, zone: z}") EP("b", "locality: {region: r}"), "a"},
-		{"failover, no match: any", "Failover", "routingPreferences: [Region]",
-		 EP("a", "locality: {region: x}") EP("b", "locality: {region: y}"), "ab"},
-		{"failover exact", "Failover", prefs,
-		 EP("a", "locality: {region: r, zone: z}")
-			 EP("b", "locality: {region: r, zone: y}"),
-		 "a"},
-		{"failover region", "Failover", prefs,
-		 EP("a", "locality: {region: r, zone: x}") EP("b", "locality: {region: r, zone: y}")
-			 EP("c", "locality: {region: q}"),
-		 "ab"},
-		{"capacity 0 is never chosen", "Standard", "routingPreferences: []",
-		 EP("a", "capacity: 0") EP("b", "capacity: 2"), "b"},
-		{"all 0: none", "Standard", "routingPreferences: []", EP("a", "capacity: 0"), ""},
-		{"standard: all", "Standard", "routingPreferences: []", EP("a", "") EP("b", ""),
-		 "ab"},
-		{"node", "Failover", "routingPreferences: [Node]",
-		 EP("a", "node: n1") EP("b", "node: n2"), "a"},
-		{"same network outranks everything", "Failover", prefs,
-		 EP("a", "network: remote, locality: {region: r, zone: z}, networkGateway: "
-			 "{destination: /10.2.2.2}") EP("b", "locality: {region: q}"),
-		 "b"},
-	};
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-		struct ip_port to = ip_port("10.1.0.1:80");
-		char yaml[2048], seen[8] = "";
-		struct mesh *m;
-		struct workload *src;
-
-		print_message("row: %s\n", rows[i].title);
-		(void)snprintf(
-			yaml, sizeof(yaml),
-			"workloads:\n"
-			"  - {uid: src, name: src, namespace: ns, workloadIps: [], services: "
-			"{}, node: n1, locality: {region: r, zone: z}}\n%s"
-			"services:\n"
-			"  - {name: s, namespace: ns, hostname: s.example, vips: [/10.1.0.1], "
-			"ports: {80: 80}, loadBalancer: {mode: %s, %s}}\n",
-			rows[i].endpoints, rows[i].mode, rows[i].prefs);
-		m = mesh_from(yaml);
-		src = mesh_workload_by_uid(m, STR("src"));
-		for (uint64_t random = 0; random < 12; random++) {
-			struct route r;
-
-			decide_outbound(m, src, STR(""), &to, random, &r);
-			if (r.kind != ROUTE_REFUSE &&
-			    memchr(seen, r.dst->name.p[0], sizeof(seen)) == NULL)
-				seen[strlen(seen)] = r.dst->name.p[0];
-		}
-		assert_int_equal(strlen(seen), strlen(rows[i].want));
-		for (const char *p = rows[i].want; *p != '\0'; p++)
-			assert_non_null(strchr(seen, *p));
-		mesh_unref(m);
-	}
-}
-
-static void pick__rank_table(void **state)
-{
-	/* ztunnel-spec 4.4: the caller is in network "", region r, zone z, subzone s, node n1,
-	 * cluster k1. Two endpoints; FAILOVER; which one is always chosen (a, b), or both (ab)? */
-#define FAR "network: remote, networkGateway: {destination: /10.2.2.2}, "
-	static const struct {
-		const char *prefs, *a, *b, *want;
-	} rows[] = {
-		{"Region", "locality: {region: r}", "locality: {region: q}", "a"},
-		{"Zone", "locality: {zone: q}", "locality: {zone: z}", "b"},
-		{"Subzone", "locality: {subzone: s}", "locality: {subzone: q}", "a"},
-		{"Node", "node: n2", "node: n1", "b"},
-		{"Cluster", "clusterId: k1", "clusterId: k2", "a"},
-		{"Network", "node: x", FAR "node: x", "a"},
-		/* the walk stops at the first mismatch */
-		{"Region, Zone", "locality: {region: q, zone: z}", "locality: {region: r, zone: q}",
-		 "b"},
-		{"Region, Zone", "locality: {region: q, zone: z}", "locality: {region: p, zone: q}",
-		 "ab"},
-		/* NETWORK first: a mismatch does not stop it */
-		{"Network, Region, Zone", FAR "locality: {region: r, zone: z}",
-		 FAR "locality: {region: r, zone: q}", "a"},
-		{"Network, Region, Zone", FAR "locality: {region: q, zone: z}",
-		 FAR "locality: {region: r, zone: q}", "b"},
-		/* NETWORK first: a match outranks everything else, and locality still orders */
-		{"Network, Region, Zone", FAR "locality: {region: r, zone: z}",
-		 "locality: {region: q}", "b"},
-		{"Network, Region, Zone", "locality: {region: r}", "locality: {region: q}", "a"},
-		/* NETWORK later: an ordinary preference */
-		{"Region, Network", "locality: {region: q}", FAR "locality: {region: r}", "b"},
-		{"Region, Network", FAR "locality: {region: r}", "locality: {region: r}", "b"},
-	};
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-		bool a = false, b = false;
-		char yaml[2048];
-		struct mesh *m;
-
-		print_message("row: %s: %s | %s\n", rows[i].prefs, rows[i].a, rows[i].b);
-		(void)snprintf(
-			yaml, sizeof(yaml),
-			"workloads:\n"
-			"  - {uid: src, name: src, namespace: ns, workloadIps: [], services: {}, "
-			"node: n1, clusterId: k1, locality: {region: r, zone: z, subzone: s}}\n"
-			"  - {uid: a, name: a, namespace: ns, workloadIps: [10.0.0.1], services: "
-			"{ns/s.example: {80: 80}}, %s}\n"
-			"  - {uid: b, name: b, namespace: ns, workloadIps: [10.0.0.2], services: "
-			"{ns/s.example: {80: 80}}, %s}\n"
-			"services:\n"
-			"  - {name: s, namespace: ns, hostname: s.example, vips: [], ports: {80: "
-			"80}, loadBalancer: {mode: Failover, routingPreferences: [%s]}}\n",
-			rows[i].a, rows[i].b, rows[i].prefs);
-		m = mesh_from(yaml);
-		for (uint64_t random = 0; random < 6; random++) {
-			struct picked p;
-
-			/* what it falls back to among reachable ones is the last row's matter */
-			if (!pick_endpoint(m, mesh_service_by_host(m, STR("ns"), STR("s.example")),
-					   mesh_workload_by_uid(m, STR("src")), 80, random, &p))
-				continue;
-			a = a || p.wl->uid.p[0] == 'a';
-			b = b || p.wl->uid.p[0] == 'b';
-		}
-		if (strcmp(rows[i].prefs, "Region, Network") == 0 &&
-		    strstr(rows[i].b, "remote") != NULL)
-			assert_true(a &&
-				    !b); /* b would win, but needs a gateway: the reachable one */
-		else {
-			assert_int_equal(a, strchr(rows[i].want, 'a') != NULL);
-			assert_int_equal(b, strchr(rows[i].want, 'b') != NULL);
-		}
-		mesh_unref(m);
-	}
-}
-
-static void pick__tunnel_needs_both(void **state)
-{
-	/* an application tunnel without a port maps nothing (ztunnel-spec 4.4) */
-	struct mesh *m = mesh_from("workloads:\n  - {uid: a, name: a, namespace: ns, workloadIps: "
-				   "[10.0.0.1], services: "
-				   "{ns/s.example: {}}, applicationTunnel: {protocol: NONE}}\n"
-				   "services:\n  - {name: s, namespace: ns, hostname: s.example, "
-				   "vips: [], ports: {80: 0}}\n");
-	struct picked p;
-
-	(void)state;
-	assert_false(pick_endpoint(m, mesh_service_by_host(m, STR("ns"), STR("s.example")),
-				   mesh_workload_by_uid(m, STR("a")), 80, 0, &p));
-	mesh_unref(m);
-}
-
-static void pick__weights(void **state)
-{
-	struct mesh *m = mesh_from("workloads:\n" EP("a", "capacity: 3") EP(
-		"b", "capacity: 1") "services:\n  - {name: s, namespace: ns, hostname: s.example, "
-				    "vips: [/10.1.0.1], ports: {80: 80}}\n");
-	struct ip_port to = ip_port("10.1.0.1:80");
-	int a = 0;
-
-	(void)state;
-	for (uint64_t random = 0; random < 400; random++) {
-		struct route r;
-
-		decide_outbound(m, mesh_workload_by_uid(m, STR("a")), STR(""), &to, random, &r);
-		a += r.dst->name.p[0] == 'a';
-	}
-	assert_int_equal(a, 300);
-	mesh_unref(m);
-}
-
-static void pick__ports(void **state)
-{
-	/* ztunnel-spec 4.4: endpoint 9090 > service 8080 > application tunnel 80 */
-	static const struct {
-		const char *endpoint, *service, *want;
-	} rows[] = {
-		{"services: {ns/s.example: {80: 9090}}", "80: 8080", "10.0.0.1:9090"},
-		{"services: {ns/s.example: {}}", "80: 8080", "10.0.0.1:8080"},
-		{"services: {ns/s.example: {}}, applicationTunnel: {protocol: NONE, port: 1}",
-		 "80: 0", "10.0.0.1:80"},
-		{"services: {ns/s.example: {}}", "80: 0", NULL},
-		{"services: {ns/s.example: {80: 1234}}", "80: 0", "10.0.0.1:1234"},
-	};
-	struct ip_port to = ip_port("10.1.0.1:80");
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-		char yaml[1024], text[IP_PORT_TEXT_MAX];
-		struct route r;
-		struct mesh *m;
-
-		(void)snprintf(yaml, sizeof(yaml),
-			       "workloads:\n  - {uid: a, name: a, namespace: ns, workloadIps: "
-			       "[10.0.0.1], %s}\nservices:\n  - {name: s, namespace: ns, hostname: "
-			       "s.example, vips: [/10.1.0.1], ports: {%s}}\n",
-			       rows[i].endpoint, rows[i].service);
-		m = mesh_from(yaml);
-		decide_outbound(m, mesh_workload_by_uid(m, STR("a")), STR(""), &to, 0, &r);
-		if (rows[i].want == NULL)
-			assert_int_equal(r.kind, ROUTE_REFUSE);
-		else
-			assert_string_equal(ip_port_format(&r.dial, text), rows[i].want);
-		mesh_unref(m);
-	}
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(outbound__table),	 cmocka_unit_test(outbound__identities),
-		cmocka_unit_test(outbound__loops),	 cmocka_unit_test(inbound__authority_table),
-		cmocka_unit_test(inbound__embedded_nul), cmocka_unit_test(inbound__service_label),
-		cmocka_unit_test(forwarded__table),	 cmocka_unit_test(pick__locality_table),
-		cmocka_unit_test(pick__rank_table),	 cmocka_unit_test(pick__tunnel_needs_both),
-		cmocka_unit_test(pick__weights),	 cmocka_unit_test(pick__ports),
+		cmocka_unit_test(outbound__table),
+		cmocka_unit_test(outbound__identities),
+		cmocka_unit_test(outbound__waypoint_table),
+		cmocka_unit_test(outbound__waypoint_identities_and_weights),
+		cmocka_unit_test(outbound__service_table),
+		cmocka_unit_test(outbound__network_table),
+		cmocka_unit_test(outbound__network_identities),
+		cmocka_unit_test(outbound__lookup_table),
+		cmocka_unit_test(outbound__lookup_takes_each_and_no_loop),
+		cmocka_unit_test(outbound__loops),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -136,6 +136,10 @@ void hsess_pong(struct hsess *hs)
 {
 	(void)hs;
 }
+void idle_enter(struct hsess *hs)
+{
+	(void)hs;
+}
 void pool_session_open(struct hsess *hs)
 {
 	(void)hs;

@@ -48,6 +48,7 @@ struct server {
 	nghttp2_session *ng;
 	bool deaf, no_h2;
 	unsigned int resets, pings;
+	size_t received; /* bytes of bodies */
 	struct list streams;
 };
 
@@ -141,7 +142,7 @@ static int srv_data(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_
 	struct stream *st = nghttp2_session_get_stream_user_data(ng, id);
 
 	(void)flags;
-	(void)arg;
+	((struct server *)arg)->received += n;
 	if (st != NULL && st->nbody + n <= sizeof(st->body)) {
 		memcpy(st->body + st->nbody, p, n);
 		st->nbody += n;
@@ -500,6 +501,24 @@ static void https__streams_a_request(void **state)
 	assert_string_equal(q.grpc, "0");
 }
 
+/* Several turns and windows each, and they take turns. */
+static void https__large_bodies(void **state)
+{
+	struct fixture *f = *state;
+	struct req q[3] = {0};
+	char *body = xcalloc(1, 400000);
+
+	connected(f);
+	for (size_t i = 0; i < ARRAY_LEN(q); i++) {
+		ask(f, &q[i], (struct https_call){.path = "/early-not", .open = true});
+		assert_int_equal(https_req_send(&q[i].r, body, 400000, true), 0);
+	}
+	wait_for(f, q[0].ends + q[1].ends + q[2].ends == 3);
+	assert_false(q[0].failed || q[1].failed || q[2].failed);
+	assert_int_equal(f->srv.received, 3 * 400000);
+	free(body);
+}
+
 static void https__early_answer_ends_the_request(void **state)
 {
 	struct fixture *f = *state;
@@ -773,6 +792,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(https__answers_on_one_connection),
 		T(https__streams_a_request),
+		T(https__large_bodies),
 		T(https__early_answer_ends_the_request),
 		T(https__credit_is_the_callers),
 		T(https__cancel_and_deadline_leave_the_connection),

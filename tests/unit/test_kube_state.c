@@ -13,8 +13,8 @@
 #include "lib/base/err.h"
 #include "lib/base/limits.h"
 #include "lib/base/mem.h"
-#include "node-agent/source/kube_json.h"
-#include "node-agent/source/kube_state.h"
+#include "lib/kube/kube_json.h"
+#include "lib/kube/kube_state.h"
 
 /* --- lists --- */
 
@@ -205,7 +205,7 @@ static void expect_path(const struct kube_state *s, const char *node, const char
 {
 	_cleanup_strbuf_ struct strbuf b = {0};
 
-	kube_state_path(s, "/p", "/api/v1/pods", node, 0, &b);
+	kube_state_path(s, "/p", "/api/v1/pods", node, NULL, 0, &b);
 	assert_string_equal(b.p, want);
 }
 
@@ -231,6 +231,60 @@ static void kube_state__pages_then_watch(void **state)
 		    "/p/api/v1/pods?watch=true&allowWatchBookmarks=true&timeoutSeconds=290&"
 		    "resourceVersion=12");
 	kube_state_fini(&s);
+}
+
+static void kube_state_path__labels(void **state)
+{
+	_cleanup_strbuf_ struct strbuf b = {0};
+	struct kube_state s = {0};
+
+	(void)state;
+	kube_state_path(&s, "", "/x", "n", "a/b!=c", 0, &b);
+	assert_string_equal(b.p, "/x?fieldSelector=spec.nodeName%3Dn&"
+				 "labelSelector=a%2Fb%21%3Dc&limit=500");
+}
+
+static void kube_state_missing__never_there(void **state)
+{
+	struct kube_state s = {0};
+	uint64_t ms;
+
+	(void)state;
+	assert_int_equal(kube_state_missing(&s, true, 5, 0, &ms), KUBE_MISSING_OTHER);
+	assert_true(s.older);
+	assert_false(s.synced);
+	assert_int_equal(kube_state_missing(&s, true, 5, 0, &ms), KUBE_MISSING_SURE);
+	assert_true(s.synced);
+	assert_int_equal(ms, KUBE_ABSENT_MS);
+	/* the next look asks for both again */
+	assert_int_equal(kube_state_missing(&s, true, 5, 0, &ms), KUBE_MISSING_OTHER);
+	assert_false(s.older);
+	assert_int_equal(kube_state_missing(&s, true, 5, KUBE_ABSENT_MS, &ms), KUBE_MISSING_SURE);
+	assert_in_range(ms, KUBE_ABSENT_MS / 2, KUBE_ABSENT_MS);
+	/* without an older version there is one question only */
+	assert_int_equal(kube_state_missing(&s, false, 5, 0, &ms), KUBE_MISSING_SURE);
+}
+
+static void kube_state_missing__was_there(void **state)
+{
+	struct kube_state s = {0};
+	uint64_t ms;
+
+	(void)state;
+	kube_state_found(&s);
+	(void)kube_state_page(&s, STR("7"), STR(""));
+	assert_int_equal(kube_state_missing(&s, true, 1000, 0, &ms), KUBE_MISSING_UNSURE);
+	assert_int_equal(s.phase, KUBE_WATCH);
+	assert_int_equal(kube_state_missing(&s, true, 999 + KUBE_ABSENT_SURE_MS, 0, &ms),
+			 KUBE_MISSING_UNSURE);
+	/* an answer in between: the time counts anew */
+	kube_state_found(&s);
+	assert_int_equal(kube_state_missing(&s, true, 1000 + KUBE_ABSENT_SURE_MS, 0, &ms),
+			 KUBE_MISSING_UNSURE);
+	assert_int_equal(kube_state_missing(&s, true, 1000 + 2 * KUBE_ABSENT_SURE_MS, 0, &ms),
+			 KUBE_MISSING_SURE);
+	assert_int_equal(s.phase, KUBE_LIST);
+	assert_false(s.present);
 }
 
 struct fail_row {
@@ -315,6 +369,9 @@ int main(void)
 		cmocka_unit_test(kube_list__bounded),
 		cmocka_unit_test(kube_lines__cut_anywhere),
 		cmocka_unit_test(kube_state__pages_then_watch),
+		cmocka_unit_test(kube_state_path__labels),
+		cmocka_unit_test(kube_state_missing__never_there),
+		cmocka_unit_test(kube_state_missing__was_there),
 		cmocka_unit_test(kube_state_lived__starts_anew),
 		cmocka_unit_test(kube_state_failed__jitter_stays_in_the_upper_half),
 	};

@@ -12,7 +12,7 @@
 #include "lib/base/err.h"
 #include "lib/base/mem.h"
 #include "lib/format/base64.h"
-#include "node-agent/source/kubeconfig.h"
+#include "lib/kube/kubeconfig.h"
 
 #define HEAD	   "current-context: c\ncontexts: [{name: c, context: {cluster: k, user: u}}]\n"
 #define CLUSTER(x) "clusters: [{name: k, cluster: {" x "}}]\n"

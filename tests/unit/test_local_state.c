@@ -70,9 +70,9 @@ static void accepts__every_field(void **state)
 	assert_string_equal(w->identity, "spiffe://td.example/ns/default/sa/sa");
 	assert_int_equal(w->nips, 2);
 	assert_int_equal(w->protocol, WL_HBONE);
-	assert_true(w->waypoint.set && !w->waypoint.by_host);
-	assert_int_equal(w->waypoint.hbone_port, 15009);
-	assert_true(w->network_gateway.by_host);
+	assert_true(w->waypoint->set && !w->waypoint->by_host);
+	assert_int_equal(w->waypoint->hbone_port, 15009);
+	assert_true(w->network_gateway->by_host);
 	assert_int_equal(w->type, WL_TYPE_JOB);
 	assert_true(w->app_tunnel.proxy && w->app_tunnel.port == 15088);
 	assert_true(w->unhealthy && w->native_tunnel && w->capacity == 7);

@@ -238,6 +238,39 @@ static void policies__by_name_and_scope(void **state)
 	mesh_unref(m);
 }
 
+static void by_name__services_and_workloads(void **state)
+{
+	/* ztunnel-spec 4.2 "by hostname", 4.5: the client's namespace > canonical > first */
+	struct mesh *m = mesh_from(
+		"workloads:\n"
+		"  - {uid: u1, name: u1, namespace: a, hostname: h, workloadIps: [], services: "
+		"{}}\n"
+		"  - {uid: u2, name: u2, namespace: a, hostname: h, workloadIps: [], services: "
+		"{}}\n"
+		"  - {uid: u3, name: u3, namespace: b, hostname: h, workloadIps: [], services: "
+		"{}}\n"
+		"services:\n"
+		"  - {name: s1, namespace: a, hostname: s, vips: [], ports: {}}\n"
+		"  - {name: s2, namespace: b, hostname: s, vips: [], ports: {}, canonical: true}\n"
+		"  - {name: s3, namespace: c, hostname: s, vips: [], ports: {}, visibility: "
+		"Namespace}\n"
+		"  - {name: t1, namespace: c, hostname: t, vips: [], ports: {}, visibility: "
+		"Namespace}\n");
+
+	(void)state;
+	assert_true(str_eqc(mesh_service_by_name(m, STR("s"), STR("a"))->name, "s1"));
+	assert_true(str_eqc(mesh_service_by_name(m, STR("s"), STR("c"))->name, "s3"));
+	assert_true(str_eqc(mesh_service_by_name(m, STR("s"), STR("z"))->name, "s2"));
+	assert_null(mesh_service_by_name(m, STR("t"), STR("a")));
+	assert_non_null(mesh_service_by_name(m, STR("t"), (struct str){NULL, 0}));
+	assert_null(mesh_service_by_name(m, STR("x"), STR("a")));
+	assert_true(str_eqc(mesh_workload_by_host(m, STR("a"), STR("h"))->uid, "u1"));
+	assert_true(str_eqc(mesh_workload_by_host(m, STR("b"), STR("h"))->uid, "u3"));
+	assert_null(mesh_workload_by_host(m, STR("c"), STR("h")));
+	assert_null(mesh_workload_by_host(m, STR("a"), STR("")));
+	mesh_unref(m);
+}
+
 static void snapshot__objects_outlive_it_with_a_reference(void **state)
 {
 	struct mesh *m = mesh_from("workloads:\n" WL("u", "a", "workloadIps: [], services: {}"));
@@ -261,6 +294,7 @@ int main(void)
 		cmocka_unit_test(endpoints__health_and_membership),
 		cmocka_unit_test(builder__duplicates_are_errors),
 		cmocka_unit_test(policies__by_name_and_scope),
+		cmocka_unit_test(by_name__services_and_workloads),
 		cmocka_unit_test(snapshot__objects_outlive_it_with_a_reference),
 	};
 

@@ -175,6 +175,45 @@ static void nft_diff__everything_missing(void **state)
 				   "missing: table istio-ambient-mangle\n");
 }
 
+static size_t count(const char *text, const char *part)
+{
+	size_t n = 0;
+
+	for (const char *p = text; p != NULL && (p = strstr(p, part)) != NULL; p += strlen(part))
+		n++;
+	return n;
+}
+
+/* Every wanted rule has its line, whatever is missing around it. */
+static void nft_list__each_rule(void **state)
+{
+	static const struct {
+		struct edit x;
+		bool nothing;
+		size_t rules, others; /* lines "missing" */
+	} rows[] = {
+		{.rules = 0},
+		{.x = {.drop_from = 1}, .others = 1},
+		{.nothing = true, .rules = 17, .others = 2 + 8}, /* tables, chains */
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		_cleanup_free_ struct nft_ruleset *rs = xcalloc(1, sizeof(*rs));
+		_cleanup_strbuf_ struct strbuf out = {0};
+		_cleanup_found_ struct nft_found f = {.tables = nft_pod_tables,
+						      .ntables = NFT_TABLES_N};
+
+		if (!rows[i].nothing)
+			found_of(&(struct nft_pod_opts){0}, true, &rows[i].x, &f);
+		nft_pod_rules(&(struct nft_pod_opts){0}, true, rs);
+		assert_int_equal(rs->nrules, 17);
+		assert_int_equal(nft_list(rs, &f, &out), rows[i].rules + rows[i].others);
+		assert_int_equal(count(out.p, "missing: "), rows[i].rules + rows[i].others);
+		assert_int_equal(count(out.p, "present: "), rs->nrules - rows[i].rules);
+	}
+}
+
 /* More than is kept is counted and never equal. */
 static void nft_found_take__bounded(void **state)
 {
@@ -276,6 +315,7 @@ int main(void)
 		cmocka_unit_test(nft_diff__table),
 		cmocka_unit_test(nft_diff__superfluous_dns_table),
 		cmocka_unit_test(nft_diff__everything_missing),
+		cmocka_unit_test(nft_list__each_rule),
 		cmocka_unit_test(nft_found_take__bounded),
 		cmocka_unit_test(nft_found_take__malformed),
 		cmocka_unit_test(nft_extack_text__table),

@@ -11,6 +11,7 @@
 #include "lib/base/err.h"
 #include "lib/base/mem.h"
 #include "lib/base/str.h"
+#include "nft/branch.h"
 #include "nft/model.h"
 #include "nft/nft.h"
 
@@ -54,6 +55,50 @@ static void nft_parse_ifaces__table(void **state)
 		assert_string_equal(o.ifaces[0], rows[i].first);
 		if (o.nifaces != 0)
 			assert_string_equal(o.ifaces[o.nifaces - 1], rows[i].last);
+	}
+}
+
+/* cni-spec 3.11 */
+static void nft_branch_pick__table(void **state)
+{
+	static const struct ip_addr pod = {.len = 4, .b = {10, 0, 0, 7}};
+	static const struct ip_addr other = {.len = 4, .b = {10, 0, 0, 8}};
+	static const struct ip_addr pod6 = {.len = 16, .b = {0xfd, [15] = 7}};
+	static const struct nft_branch_rule rules[] = {
+		{.table = 255, .priority = 0},				/* local */
+		{.iif = "lo", .dev = 1, .table = 254, .priority = 5},	/* main's */
+		{.table = 101, .priority = 20},				/* no interface */
+		{.iif = "gone", .dev = 0, .table = 102, .priority = 9}, /* no such one */
+		{.iif = "vlan1", .dev = 11, .table = 101, .priority = 10},
+		{.iif = "vlan2", .dev = 12, .table = 300, .priority = 0},
+		{.iif = "vlan3", .dev = 13, .table = 0, .priority = 7},
+	};
+	const struct {
+		struct nft_branch_route route;
+		struct ip_addr ip;
+		uint32_t table, priority;
+		const char *iif;
+	} rows[] = {
+		{{pod, 101, 11}, pod, 101, 9, "vlan1"},
+		{{pod, 300, 12}, pod, 300, 0, "vlan2"}, /* never below 0 */
+		{{pod6, 101, 11}, pod6, 101, 9, "vlan1"},
+		{{pod, 101, 12}, pod, 0, 0, ""},   /* by another interface */
+		{{pod, 300, 11}, pod, 0, 0, ""},   /* in another table */
+		{{other, 101, 11}, pod, 0, 0, ""}, /* to another address */
+		{{pod, 254, 1}, pod, 0, 0, ""},	   /* an ordinary pod */
+		{{pod, 102, 0}, pod, 0, 0, ""},
+		{{pod, 0, 13}, pod, 0, 0, ""},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct nft_branch b = {0};
+		bool found = nft_branch_pick(rules, ARRAY_LEN(rules), &rows[i].route, 1,
+					     &rows[i].ip, &b);
+
+		if (found != (rows[i].table != 0) || b.table != rows[i].table ||
+		    b.priority != rows[i].priority || strcmp(b.iif, rows[i].iif) != 0)
+			fail_msg("row %zu: table %u priority %u %s", i, b.table, b.priority, b.iif);
 	}
 }
 
@@ -207,6 +252,7 @@ int main(void)
 		cmocka_unit_test(nft_parse_ifaces__table),
 		cmocka_unit_test(nft_parse_ifaces__embedded_nul),
 		cmocka_unit_test(nft_pod_print__table),
+		cmocka_unit_test(nft_branch_pick__table),
 		cmocka_unit_test(nft_host_rules__print),
 		cmocka_unit_test(nft_pod_rules__bounds),
 		cmocka_unit_test(nft_rule_ops__counters_and_families),

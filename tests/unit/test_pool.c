@@ -69,6 +69,18 @@ struct dial *dial_free(struct dial *d)
 	return NULL;
 }
 
+/* A gateway: what is asked of it, and how it fails (gateway.c is played as well). */
+static unsigned int carried;
+static const char *gateway_error;
+
+void gateway_dial(struct hsess *s)
+{
+	carried++;
+	assert_string_equal(s->slot->gateway, A);
+	if (gateway_error != NULL)
+		hsess_fail(s, FLAG_CONNECT, gateway_error);
+}
+
 static void opened(struct hsess *s)
 {
 	s->state = HS_OPEN;
@@ -145,6 +157,24 @@ static struct conn *ask(const char *identity, const char *addr)
 	return c;
 }
 
+/* To another network: the gateway is A, who may answer is B. */
+static struct conn *ask_beyond(const char *addr, struct service *inner)
+{
+	struct conn *c = xcalloc(1, sizeof(*c));
+	struct route r = {.kind = ROUTE_DOUBLE_HBONE,
+			  .dial = ip_port(addr),
+			  .identities = {A},
+			  .nidentities = 1,
+			  .inner = inner};
+
+	c->magic = CONN_MAGIC;
+	c->pod = &pod;
+	c->tunnel = true;
+	c->state = CS_WAITING;
+	pool_get(c, &r);
+	return c;
+}
+
 /* The stream ends in an ordinary way. */
 static void finish(struct conn *c)
 {
@@ -167,7 +197,8 @@ static int setup(void **state)
 	(void)state;
 	memset(&w, 0, sizeof(w));
 	memset(&pod, 0, sizeof(pod));
-	made = placed = failed = goaways = 0;
+	made = placed = failed = goaways = carried = 0;
+	gateway_error = NULL;
 	peer_max = 200;
 	cfg = (struct worker_config){.pool_max_streams = 3, .pool_idle_ms = 100};
 	w.cfg = &cfg;
@@ -306,7 +337,7 @@ static void fail__all_waiters_hear_it(void **state)
 	free(last);
 	assert_int_equal(failed, 3);
 	assert_int_equal(last_flag, FLAG_CONNECT);
-	assert_string_equal(last_error, "io error: Connection refused");
+	assert_string_equal(last_error, "io error: Connection refused (os error 111)");
 	for (int i = 0; i < 3; i++)
 		free(c[i]);
 	assert_int_equal(pod.pool.count, 0);
@@ -406,6 +437,78 @@ static void idle__released_and_not_before(void **state)
 	free(c);
 }
 
+/* ztunnel-spec 4.7: never pooled; the identities are those inside, however many. */
+static void gateway__one_session_each(void **state)
+{
+	struct service *inner = service_new();
+	struct str sans[20];
+	struct conn *a, *b;
+	size_t lines = 1;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(sans); i++)
+		sans[i] = STR(B);
+	inner->subject_alt_names = sans;
+	inner->nsans = ARRAY_LEN(sans);
+	a = ask_beyond("10.0.0.9:15008", inner);
+	b = ask_beyond("10.0.0.9:15008", inner);
+	assert_int_equal(carried, 2);
+	assert_int_equal(made, 2);
+	assert_int_equal(pod.pool.count, 0); /* nobody else finds them */
+	for (const char *p = last->slot->key; *p != '\0'; p++)
+		lines += *p == '\n';
+	assert_int_equal(lines, ARRAY_LEN(sans));
+	opened(last);
+	assert_ptr_equal(b->t.s, last);
+	assert_null(a->t.s);
+	finish(b);
+	assert_int_equal(goaways, 1); /* not kept */
+	conn_end(a, END_RESET, FLAG_NONE, "x");
+	free(a);
+	free(b);
+	service_unref(inner);
+}
+
+static void gateway__its_reason_is_ours(void **state)
+{
+	struct service *inner = service_new();
+	struct str san = STR(B);
+	struct conn *c;
+
+	(void)state;
+	inner->subject_alt_names = &san;
+	inner->nsans = 1;
+	gateway_error = "http status: 503 Service Unavailable";
+	c = ask_beyond("10.0.0.9:15008", inner);
+	free(last);
+	assert_int_equal(failed, 1);
+	assert_string_equal(last_error, gateway_error);
+	free(c);
+	service_unref(inner);
+}
+
+/* Carriers share the connection to the gateway, also with whom that is the destination. */
+static void gateway__carriers_share(void **state)
+{
+	struct conn *direct = ask(A, "10.0.0.9:15008"), *k = xcalloc(1, sizeof(*k));
+	struct ip_port addr = ip_port("10.0.0.9:15008");
+
+	(void)state;
+	k->magic = CONN_MAGIC;
+	k->pod = &pod;
+	k->tunnel = true;
+	k->kind = CONN_CARRIER;
+	k->state = CS_WAITING;
+	pool_get_gateway(k, A, &addr);
+	assert_int_equal(made, 1);
+	dial_ends(last, 0);
+	assert_ptr_equal(k->t.s, direct->t.s);
+	finish(k);
+	finish(direct);
+	free(k);
+	free(direct);
+}
+
 /* A peer that takes its time with every handshake and then allows one stream each must not keep
  * the others for ever. */
 static void wait__limited(void **state)
@@ -458,6 +561,9 @@ int main(void)
 		CASE(retry__once_and_elsewhere),
 		CASE(retry__not_after_the_answer),
 		CASE(idle__released_and_not_before),
+		CASE(gateway__one_session_each),
+		CASE(gateway__its_reason_is_ours),
+		CASE(gateway__carriers_share),
 		CASE(wait__limited),
 		CASE(wait__given_up),
 	};

@@ -25,23 +25,35 @@ static struct rbac_conn conn(enum who who)
 	return c;
 }
 
-static enum rbac_verdict eval(const char *policies, enum who who, char *reason, size_t cap)
+/* The workload dst and what follows its fields. */
+static struct mesh *one_workload(const char *policies)
 {
-	struct rbac_conn c = conn(who);
-	struct rbac_result r;
 	char yaml[4096];
-	struct mesh *m;
 
 	(void)snprintf(
 		yaml, sizeof(yaml),
 		"workloads:\n  - {uid: dst, name: dst, namespace: ns1, workloadIps: [10.0.0.2], "
 		"services: {}%s\n",
 		policies);
-	m = mesh_from(yaml);
-	r = rbac_evaluate(m, mesh_workload_by_uid(m, STR("dst")), &c);
+	return mesh_from(yaml);
+}
+
+static enum rbac_verdict eval_conn(const char *policies, const struct rbac_conn *c, char *reason,
+				   size_t cap)
+{
+	struct mesh *m = one_workload(policies);
+	struct rbac_result r = rbac_evaluate(m, mesh_workload_by_uid(m, STR("dst")), c);
+
 	(void)rbac_reason(&r, reason, cap);
 	mesh_unref(m);
 	return r.verdict;
+}
+
+static enum rbac_verdict eval(const char *policies, enum who who, char *reason, size_t cap)
+{
+	struct rbac_conn c = conn(who);
+
+	return eval_conn(policies, &c, reason, cap);
 }
 
 static void match__every_attribute(void **state)
@@ -85,6 +97,24 @@ static void match__every_attribute(void **state)
 		{"{destinationPorts: [80]}", false, false, false},
 		{"{notDestinationPorts: [8080]}", false, false, false},
 		{"{notDestinationPorts: [80]}", true, true, true},
+		/* one of each not_ list is enough to lose */
+		{"{notNamespaces: [!Exact ns3, !Exact ns1]}", true, false, true},
+		{"{notNamespaces: [!Prefix ns]}", true, false, false},
+		{"{notNamespaces: [!Suffix '2']}", true, true, false},
+		{"{namespaces: [!Exact NS1]}", false, false, false},
+		{"{principals: [!Exact other.local/ns/ns2/sa/sa2, !Suffix /sa/sa1]}", false, true,
+		 true},
+		{"{notPrincipals: [!Prefix other.local/]}", true, true, false},
+		{"{notPrincipals: [!Suffix /sa1]}", true, false, true},
+		{"{principals: [!Presence []], notPrincipals: [!Prefix cluster.local/]}", false,
+		 false, true},
+		/* a trust domain is part of a principal, not of a service account */
+		{"{serviceAccounts: [{namespace: ns2, serviceAccount: sa2}]}", false, false, true},
+		{"{serviceAccounts: [{namespace: ns1, serviceAccount: sa2}, {namespace: ns2, "
+		 "serviceAccount: sa2}]}",
+		 false, false, true},
+		{"{notServiceAccounts: [{namespace: ns2, serviceAccount: sa2}]}", true, true,
+		 false},
 		/* groups are AND */
 		{"{namespaces: [!Exact ns1], destinationPorts: [8080]}", false, true, false},
 		{"{namespaces: [!Exact ns1], destinationPorts: [80]}", false, false, false},
@@ -108,6 +138,62 @@ static void match__every_attribute(void **state)
 		for (int w = PLAIN; w <= OTHER; w++)
 			assert_int_equal(eval(yaml, (enum who)w, reason, sizeof(reason)),
 					 want[w] ? RBAC_ALLOW : RBAC_DENY_NO_ALLOW);
+	}
+}
+
+static void match__addresses(void **state)
+{
+	/* ztunnel-spec 10.3: addresses of both families; an IPv4 address in IPv6 clothes is IPv4 */
+	static const struct {
+		const char *match, *src, *dst;
+		bool want;
+	} rows[] = {
+		{"{sourceIps: [10.1.2.0/24]}", "10.1.2.255", NULL, true},
+		{"{sourceIps: [10.1.2.0/24]}", "10.1.3.0", NULL, false},
+		{"{sourceIps: [10.1.2.77/24]}", "10.1.2.1", NULL,
+		 true}, /* host bits are no matter */
+		{"{sourceIps: [10.1.2.3/32]}", "10.1.2.3", NULL, true},
+		{"{sourceIps: [10.1.2.3/31]}", "10.1.2.2", NULL, true},
+		{"{sourceIps: [0.0.0.0/0]}", "10.1.2.3", NULL, true},
+		{"{sourceIps: [0.0.0.0/0]}", "fd00::1", NULL, false},
+		{"{sourceIps: ['::/0']}", "fd00::1", NULL, true},
+		{"{sourceIps: ['::/0']}", "10.1.2.3", NULL, false},
+		{"{sourceIps: ['fd00::/64']}", "fd00::ffff", NULL, true},
+		{"{sourceIps: ['fd00::/64']}", "fd00:0:0:1::1", NULL, false},
+		{"{sourceIps: ['fd00::1']}", "fd00::1", NULL, true},
+		{"{sourceIps: ['fd00::/127']}", "fd00::2", NULL, false},
+		{"{sourceIps: ['::ffff:10.1.2.0/120']}", "10.1.2.9", NULL, true},
+		{"{sourceIps: ['::ffff:10.1.2.0/120']}", "10.1.3.9", NULL, false},
+		{"{sourceIps: [10.1.2.0/24]}", "::ffff:10.1.2.9", NULL, true},
+		{"{notSourceIps: [10.1.2.0/24]}", "::ffff:10.1.2.9", NULL, false},
+		{"{notSourceIps: ['::/0']}", "10.1.2.3", NULL, true},
+		{"{sourceIps: [10.0.0.0/8], notSourceIps: [10.1.0.0/16]}", "10.2.0.1", NULL, true},
+		{"{sourceIps: [10.0.0.0/8], notSourceIps: [10.1.0.0/16]}", "10.1.0.1", NULL, false},
+		{"{destinationIps: ['fd00::/16']}", NULL, "[fd00::2]:8080", true},
+		{"{destinationIps: [10.0.0.0/24]}", NULL, "[::ffff:10.0.0.2]:8080", true},
+		{"{notDestinationIps: ['fd00::2']}", NULL, "[fd00::2]:8080", false},
+		{"{destinationPorts: [65535]}", NULL, "10.0.0.2:65535", true},
+		{"{destinationPorts: [1]}", NULL, "10.0.0.2:1", true},
+		{"{destinationPorts: [808]}", NULL, "10.0.0.2:8080", false},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct rbac_conn c = conn(TLS);
+		char yaml[512], reason[256];
+
+		if (rows[i].src != NULL)
+			c.src = ip(rows[i].src);
+		if (rows[i].dst != NULL)
+			c.dst = ip_port(rows[i].dst);
+		print_message("row: %s\n", rows[i].match);
+		(void)snprintf(
+			yaml, sizeof(yaml),
+			"}\npolicies:\n  - {name: p, namespace: ns1, scope: Namespace, action: "
+			"Allow, rules: [[[%s]]]}",
+			rows[i].match);
+		assert_int_equal(eval_conn(yaml, &c, reason, sizeof(reason)),
+				 rows[i].want ? RBAC_ALLOW : RBAC_DENY_NO_ALLOW);
 	}
 }
 
@@ -182,6 +268,14 @@ static void decision__table(void **state)
 		 ", authorizationPolicies: [ns1/later]}\npolicies:\n" POLICY(
 			 "d", "scope: Namespace, action: Deny, " YES),
 		 RBAC_DENY_EXPLICIT, NULL},
+		/* what istiod makes of PeerAuthentication STRICT (istiod-ambient-spec 5) */
+		{"strict mutual TLS lets TLS in",
+		 ", authorizationPolicies: "
+		 "[ns1/istio_converted_static_strict]}\npolicies:\n" POLICY(
+			 "istio_converted_static_strict",
+			 "scope: WorkloadSelector, action: Deny, rules: "
+			 "[[[{notPrincipals: [!Presence []]}]]]"),
+		 RBAC_ALLOW, NULL},
 		/* ztunnel-spec 10.3: what empty means at each level */
 		{"allow without rules never matches",
 		 "}\npolicies:\n" POLICY("a", "scope: Namespace, action: Allow, rules: []"),
@@ -226,11 +320,82 @@ static void decision__table(void **state)
 	}
 }
 
+static void collect(void *ctx, const char *message, struct str policy)
+{
+	strbuf_printf(ctx, "%s%s", ((struct strbuf *)ctx)->n != 0 ? "; " : "", message);
+	if (policy.n != 0)
+		strbuf_printf(ctx, " %.*s", STR_FMT(policy));
+}
+
+static void explain__table(void **state)
+{
+	/* ztunnel-spec 10.2, 10.4: what is said about each decision, in this order */
+	static const struct {
+		const char *policies, *want;
+	} rows[] = {
+		{"}", "no allow policies, allow"},
+		{"}\npolicies:\n" POLICY("d", "scope: Namespace, action: Deny, " YES),
+		 "deny policy match ns1/d"},
+		{"}\npolicies:\n" POLICY("d", "scope: Namespace, action: Deny, " NO),
+		 "no allow policies, allow"},
+		{"}\npolicies:\n" POLICY("a", "scope: Namespace, action: Allow, " YES),
+		 "allow policy match ns1/a"},
+		{"}\npolicies:\n" POLICY("a", "scope: Namespace, action: Allow, " NO),
+		 "no allow policies matched"},
+		{"}\npolicies:\n" POLICY("d", "scope: Namespace, action: Deny, dryRun: true, " YES),
+		 "dry-run: deny policy match ns1/d; no allow policies, allow"},
+		{"}\npolicies:\n" POLICY("d", "scope: Namespace, action: Deny, dryRun: true, " NO),
+		 "no allow policies, allow"},
+		{"}\npolicies:\n" POLICY("a",
+					 "scope: Namespace, action: Allow, dryRun: true, " YES),
+		 "dry-run: allow policy match ns1/a; no allow policies, allow"},
+		{"}\npolicies:\n" POLICY("a", "scope: Namespace, action: Allow, dryRun: true, " NO),
+		 "dry-run: no allow policies match; no allow policies, allow"},
+		/* an enforced ALLOW decides already */
+		{"}\npolicies:\n" POLICY("a", "scope: Namespace, action: Allow, dryRun: true, " NO)
+			 POLICY("b", "scope: Namespace, action: Allow, " NO),
+		 "no allow policies matched"},
+		{"}\npolicies:\n" POLICY("b", "scope: Namespace, action: Allow, " YES)
+			 POLICY("a", "scope: Namespace, action: Allow, dryRun: true, " YES),
+		 "dry-run: allow policy match ns1/a; allow policy match ns1/b"},
+		/* a deny ends it, but not for dry-run denies */
+		{"}\npolicies:\n" POLICY("d", "scope: Namespace, action: Deny, " YES)
+			 POLICY("e", "scope: Namespace, action: Deny, dryRun: true, " YES)
+				 POLICY("a", "scope: Namespace, action: Allow, dryRun: true, " YES),
+		 "dry-run: deny policy match ns1/e; deny policy match ns1/d"},
+		/* each dry-run policy that matches */
+		{"}\npolicies:\n" POLICY("d", "scope: Namespace, action: Deny, dryRun: true, " YES)
+			 POLICY("e", "scope: Global, action: Deny, dryRun: true, " YES),
+		 "dry-run: deny policy match ns1/e; dry-run: deny policy match ns1/d; no allow "
+		 "policies, allow"},
+		/* ours: a named policy that is missing denies */
+		{", authorizationPolicies: [ns1/later]}",
+		 "policy is not known yet, deny ns1/later"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		_cleanup_strbuf_ struct strbuf said = {0};
+		struct rbac_conn c = conn(TLS);
+		struct rbac_result r;
+		struct mesh *m = one_workload(rows[i].policies);
+		const struct workload *dst = mesh_workload_by_uid(m, STR("dst"));
+
+		print_message("row: %s\n", rows[i].policies);
+		r = rbac_evaluate(m, dst, &c);
+		rbac_explain(m, dst, &c, &r, collect, &said);
+		assert_string_equal(said.p, rows[i].want);
+		mesh_unref(m);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(match__every_attribute),
+		cmocka_unit_test(match__addresses),
 		cmocka_unit_test(decision__table),
+		cmocka_unit_test(explain__table),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

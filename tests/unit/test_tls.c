@@ -11,6 +11,7 @@
 #include "lib/base/err.h"
 #include "lib/base/mem.h"
 #include "lib/wire/tls.h"
+#include "lib/wire/tls_crl.h"
 #include "lib/wire/tls_session.h"
 #include "lib/wire/tls_session_internal.h"
 #include "tests/unit/tls_helper.h"
@@ -391,6 +392,204 @@ static int teardown(void **st)
 	return 0;
 }
 
+/* ---- revocation (ztunnel-spec 8.7) ---- */
+
+static struct tls_crl *lists_of(const char *pem)
+{
+	struct err e = {0};
+	struct tls_crl *c = tls_crl_new(str_of(pem), &e);
+
+	if (c == NULL)
+		fail_msg("%s", e.msg);
+	return c;
+}
+
+/* An identity below an intermediate, and the certificates of its chain. */
+struct below {
+	struct test_ca sub;
+	X509 *leaf;
+	struct tls_identity *id;
+};
+
+static struct below below_new(void)
+{
+	struct below b = {.sub = test_ca_below(&ca)};
+	struct leaf_opts o = {.uri = {STR(A)}, .from_s = -60, .to_s = 3600};
+	EVP_PKEY *key = EVP_EC_gen("P-256");
+	_cleanup_free_ char *leaf = NULL, *k = pem_of(NULL, key), *chain = NULL;
+	struct err e = {0};
+
+	b.leaf = leaf_new(&b.sub, &o, key);
+	leaf = pem_of(b.leaf, NULL);
+	chain = xasprintf("%s%s", leaf, b.sub.pem);
+	b.id = tls_identity_new(str_of(chain), str_of(k), str_of(ca.pem), &e);
+	if (b.id == NULL)
+		fail_msg("%s", e.msg);
+	EVP_PKEY_free(key);
+	return b;
+}
+
+static void below_free(struct below *b)
+{
+	tls_identity_unref(b->id);
+	X509_free(b->leaf);
+	test_ca_free(&b->sub);
+}
+
+/* A handshake of @b's identity as client, server B with lists in @pem. */
+static void shake_with_lists(struct below *b, const char *pem, bool before, const char *error)
+{
+	struct tls_identity *server = good(B);
+	struct pair *p = pair_new(b->id, server, B);
+	struct tls_crl *lists = lists_of(pem);
+	enum tls_res rc, rs;
+
+	if (before)
+		assert_true(tls_session_crl(p->server, lists));
+	shake(p, 0, &rc, &rs);
+	if (before && error != NULL) {
+		assert_int_equal(rs, TLS_FAILED);
+		assert_true(tls_session_revoked(p->server));
+		if (strstr(tls_session_error(p->server), error) == NULL)
+			fail_msg("expected \"%s\" in \"%s\"", error, tls_session_error(p->server));
+	} else {
+		assert_int_equal(rs, TLS_OK);
+		assert_int_equal(tls_session_crl(p->server, lists), error == NULL);
+		assert_int_equal(tls_session_revoked(p->server), error != NULL);
+		assert_string_equal(tls_session_error(p->server), "");
+	}
+	tls_crl_unref(lists);
+	pair_free(p);
+	tls_identity_unref(server);
+}
+
+static void revoked__table(void **st)
+{
+	struct below b = below_new();
+	struct test_ca impostor = test_ca_below(&other_ca); /* the same name, another key */
+	const struct {
+		const char *title;
+		const struct test_ca *issuer;
+		X509 *names;
+		long from_s, to_s;
+		const char *error;
+	} rows[] = {
+		{"the leaf", &b.sub, b.leaf, -60, 3600, "certificate revoked"},
+		{"the intermediate", &ca, b.sub.cert, -60, 3600, "certificate revoked"},
+		{"a list past its date", &b.sub, b.leaf, -7200, -3600, "certificate revoked"},
+		{"nobody", &b.sub, NULL, -60, 3600, NULL},
+		{"somebody else", &b.sub, other_ca.cert, -60, 3600, NULL},
+		{"the leaf's number at another issuer", &ca, b.leaf, -60, 3600, NULL},
+		{"a list that its issuer has not signed", &impostor, b.leaf, -60, 3600,
+		 "its issuer has not signed"},
+		{"the root, which is trusted by itself", &ca, ca.cert, -60, 3600, NULL},
+	};
+
+	(void)st;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		X509_CRL *crl =
+			crl_new(rows[i].issuer, rows[i].names, rows[i].from_s, rows[i].to_s);
+		_cleanup_free_ char *pem = crl_pem(crl);
+
+		print_message("row: %s\n", rows[i].title);
+		shake_with_lists(&b, pem, true, rows[i].error);
+		shake_with_lists(&b, pem, false, rows[i].error);
+		X509_CRL_free(crl);
+	}
+	shake_with_lists(&b, "", true, NULL);
+	test_ca_free(&impostor);
+	below_free(&b);
+}
+
+/* The client looks at the server's chain, too, and says why with an alert. */
+static void revoked__server(void **st)
+{
+	struct below b = below_new();
+	struct tls_identity *client = good(B);
+	X509_CRL *crl = crl_new(&b.sub, b.leaf, -60, 3600);
+	_cleanup_free_ char *pem = crl_pem(crl);
+	struct tls_crl *lists = lists_of(pem);
+	struct pair *p = pair_new(client, b.id, A);
+	enum tls_res rc, rs;
+
+	(void)st;
+	assert_true(tls_session_crl(p->client, lists));
+	shake(p, 0, &rc, &rs);
+	assert_int_equal(rc, TLS_FAILED);
+	assert_int_equal(rs, TLS_FAILED);
+	assert_non_null(strstr(tls_session_error(p->client), "certificate revoked"));
+	assert_non_null(strstr(tls_session_error(p->server), "alert certificate revoked"));
+	pair_free(p);
+	tls_crl_unref(lists);
+	X509_CRL_free(crl);
+	tls_identity_unref(client);
+	below_free(&b);
+}
+
+static void lists__texts(void **st)
+{
+	X509_CRL *one = crl_new(&ca, ca.cert, -60, 60), *two = crl_new(&other_ca, NULL, -60, 60);
+	X509_CRL *delta = crl_new(&ca, NULL, -60, 60);
+	_cleanup_free_ char *p1 = crl_pem(one), *p2 = crl_pem(two), *pd = NULL;
+	_cleanup_free_ char *both = xasprintf("words\n%s%s%s", p1, ca.pem, p2);
+	_cleanup_free_ char *cut = xasprintf("%s%.*s", p1, (int)strlen(p2) - 30, p2);
+	_cleanup_free_ char *mixed = NULL, *longer = NULL;
+	unsigned char *der = NULL;
+	int n = i2d_X509_CRL(one, &der);
+	ASN1_INTEGER *number = ASN1_INTEGER_new();
+	struct tls_crl *c;
+
+	(void)st;
+	ASN1_INTEGER_set(number, 1);
+	X509_CRL_add1_ext_i2d(delta, NID_delta_crl, number, 1, 0);
+	X509_CRL_sign(delta, ca.key, EVP_sha256());
+	pd = crl_pem(delta);
+	mixed = xasprintf("%s%s", p1, pd);
+	longer = memcpy(xcalloc(1, (size_t)n + 1), der, (size_t)n);
+
+	const struct {
+		struct str text;
+		size_t lists, revoked;
+		const char *error;
+	} rows[] = {
+		{STR(""), 0, 0, NULL},
+		{STR(" \n\t\r\n"), 0, 0, NULL},
+		{str_of(ca.pem), 0, 0, NULL}, /* other blocks are skipped */
+		{str_of(p1), 1, 1, NULL},
+		{str_of(both), 2, 1, NULL},
+		{{(char *)der, (size_t)n}, 1, 1, NULL},
+		{{longer, (size_t)n + 1}, 0, 0, "something follows"},
+		{{(char *)der, (size_t)n - 1}, 0, 0, "list 1: "},
+		{str_of(cut), 0, 0, "damaged PEM text after list 1"},
+		{str_of(mixed), 0, 0, "list 2: a delta list"},
+		{STR("no list"), 0, 0, "list 1: "},
+		{STR("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"), 0, 0, "list 1: "},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct err e = {0};
+
+		print_message("row: %zu\n", i);
+		c = tls_crl_new(rows[i].text, &e);
+		if (rows[i].error != NULL) {
+			assert_null(c);
+			if (strstr(e.msg, rows[i].error) == NULL)
+				fail_msg("expected \"%s\" in \"%s\"", rows[i].error, e.msg);
+			continue;
+		}
+		if (c == NULL)
+			fail_msg("%s", e.msg);
+		assert_int_equal(tls_crl_lists(c), rows[i].lists);
+		assert_int_equal(tls_crl_revoked(c), rows[i].revoked);
+		tls_crl_unref(c);
+	}
+	ASN1_INTEGER_free(number);
+	OPENSSL_free(der);
+	X509_CRL_free(one);
+	X509_CRL_free(two);
+	X509_CRL_free(delta);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest fixed[] = {
@@ -404,6 +603,9 @@ int main(void)
 		cmocka_unit_test(identity__refuses),
 		cmocka_unit_test(identity__key_must_match),
 		cmocka_unit_test(data__batch_in_pieces),
+		cmocka_unit_test(revoked__table),
+		cmocka_unit_test(revoked__server),
+		cmocka_unit_test(lists__texts),
 		cmocka_unit_test(data__close_and_damage),
 		cmocka_unit_test(data__output_full),
 		cmocka_unit_test(plaintext__refused),

@@ -199,6 +199,63 @@ static void yaml_parse_all__every_document(void **state)
 	arena_free(a);
 }
 
+static int on_item(void *ctx, const struct doc *d, struct err *err)
+{
+	struct seen *s = ctx;
+	char path[80];
+
+	if (++s->calls == s->fail_at)
+		return err_set(err, EPERM, "enough");
+	strbuf_printf(&s->out, "%s ", doc_path(d, path, sizeof(path)));
+	show(&s->out, d);
+	strbuf_putc(&s->out, ';');
+	return 0;
+}
+
+static void yaml_parse_items__elements_of_the_roots_lists(void **state)
+{
+	static const char in[] = "a: [1, [2, 3]]\nb: {c: [4]}\nd:\n- e: f\n- g\nh: []\n";
+	struct arena *a = arena_new();
+	struct seen s = {0}, stop = {.fail_at = 3};
+	const struct doc *root = NULL;
+	_cleanup_strbuf_ struct strbuf rest = {0};
+	struct err e = {0};
+
+	(void)state;
+	assert_int_equal(yaml_parse_items(str_of(in), a, on_item, &s, &root, &e), 0);
+	assert_string_equal(s.out.p, "a[0] num:1;a[1] list(num:2 num:3);d[0] map(e=text:f);"
+				     "d[1] text:g;");
+	show(&rest, root);
+	assert_string_equal(rest.p, "map(a=list() b=map(c=list(num:4)) d=list() h=list())");
+	assert_int_equal(doc_get(root, "d")->count, 2);
+	assert_int_equal(yaml_parse_items(str_of(in), a, on_item, &stop, &root, &e), -EPERM);
+	assert_int_equal(stop.calls, 3);
+	strbuf_fini(&s.out);
+	strbuf_fini(&stop.out);
+	arena_free(a);
+}
+
+static void yaml_parse_items__other_roots(void **state)
+{
+	static const char *const in[] = {"- 1\n- [2]\n", "x", "", "a: 1\n"};
+	struct seen s = {0};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(in); i++) {
+		struct arena *a = arena_new();
+		const struct doc *root = NULL, *want = NULL;
+		_cleanup_strbuf_ struct strbuf one = {0}, two = {0};
+
+		assert_int_equal(yaml_parse_items(str_of(in[i]), a, on_item, &s, &root, NULL), 0);
+		assert_int_equal(yaml_parse(str_of(in[i]), a, &want, NULL), 0);
+		show(&one, root);
+		show(&two, want);
+		assert_string_equal(one.p, two.p);
+		arena_free(a);
+	}
+	assert_int_equal(s.calls, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -206,6 +263,8 @@ int main(void)
 		cmocka_unit_test(yaml_parse__refuses),
 		cmocka_unit_test(yaml_parse__depth),
 		cmocka_unit_test(yaml_parse_all__every_document),
+		cmocka_unit_test(yaml_parse_items__elements_of_the_roots_lists),
+		cmocka_unit_test(yaml_parse_items__other_roots),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

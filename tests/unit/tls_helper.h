@@ -107,6 +107,57 @@ static inline void add_names(X509 *c, const struct leaf_opts *o)
 	GENERAL_NAMES_free(names);
 }
 
+/* A CA below @ca. */
+static inline struct test_ca test_ca_below(const struct test_ca *ca)
+{
+	struct test_ca sub = {.key = EVP_EC_gen("P-256")};
+
+	sub.cert = cert_base(sub.key, "test intermediate", -3600, 3600);
+	X509_set_issuer_name(sub.cert, X509_get_subject_name(ca->cert));
+	add_ext(sub.cert, NID_basic_constraints, "critical,CA:TRUE");
+	add_ext(sub.cert, NID_key_usage, "critical,keyCertSign");
+	X509_sign(sub.cert, ca->key, EVP_sha256());
+	sub.pem = pem_of(sub.cert, NULL);
+	return sub;
+}
+
+/* A list of @ca that names @revoked (NULL: nobody), good from and until; the caller frees it. */
+static inline X509_CRL *crl_new(const struct test_ca *ca, X509 *revoked, long from_s, long to_s)
+{
+	X509_CRL *crl = X509_CRL_new();
+	ASN1_TIME *t = X509_gmtime_adj(NULL, from_s);
+
+	X509_CRL_set_version(crl, 1);
+	X509_CRL_set_issuer_name(crl, X509_get_subject_name(ca->cert));
+	X509_CRL_set1_lastUpdate(crl, t);
+	X509_gmtime_adj(t, to_s);
+	X509_CRL_set1_nextUpdate(crl, t);
+	if (revoked != NULL) {
+		X509_REVOKED *r = X509_REVOKED_new();
+
+		X509_REVOKED_set_serialNumber(r, X509_get_serialNumber(revoked));
+		X509_REVOKED_set_revocationDate(r, t);
+		X509_CRL_add0_revoked(crl, r);
+	}
+	ASN1_TIME_free(t);
+	X509_CRL_sort(crl);
+	X509_CRL_sign(crl, ca->key, EVP_sha256());
+	return crl;
+}
+
+static inline char *crl_pem(X509_CRL *crl)
+{
+	BIO *b = BIO_new(BIO_s_mem());
+	char *p, *out;
+	long n;
+
+	PEM_write_bio_X509_CRL(b, crl);
+	n = BIO_get_mem_data(b, &p);
+	out = xstrndup(p, (size_t)n);
+	BIO_free(b);
+	return out;
+}
+
 /* Signed by @ca; the caller frees both. */
 static inline X509 *leaf_new(const struct test_ca *ca, const struct leaf_opts *o, EVP_PKEY *key)
 {

@@ -4,19 +4,19 @@
  */
 #include "ztunnel/control/admin.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lib/base/bug.h"
 #include "lib/base/err.h"
 #include "lib/base/list.h"
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
+#include "lib/event/loop.h"
 #include "lib/format/json.h"
 #include "lib/os/fd.h"
 #include "lib/os/sock.h"
@@ -30,13 +30,16 @@
 #define OPENMETRICS "application/openmetrics-text;charset=utf-8;version=1.0.0"
 #define BACKLOG	    64
 
-enum surface { ADMIN_V4, ADMIN_V6, ADMIN_UNIX, STATS, READY, SURFACE_N };
+#define TAKE_OVER_MS 50
+
+enum surface { READY, STATS, ADMIN_V4, ADMIN_UNIX, ADMIN_V6, SURFACE_N };
 
 struct admin {
 	struct admin_ops ops;
+	struct loop *loop;
 	struct http1_server *servers[SURFACE_N];
+	struct timer take_over;
 	struct list dumps;
-	char *filter; /* the present log filter */
 };
 
 struct dump_wait {
@@ -76,6 +79,7 @@ static void on_dump(void *ctx, struct strbuf *json)
 				      .certs = o->certs,
 				      .state_error = o->state_error(o->ctx),
 				      .workload_state = {json->p, json->n}};
+		o->kept(o->ctx, &in);
 		dump_write(&in, &out);
 		http1_reply(d->req, 200, "application/json", (struct str){out.p, out.n});
 	}
@@ -100,38 +104,32 @@ static void config_dump(struct admin *a, struct http1_req *req)
 	"usage: POST /logging?reset\t\t\t\t\t(To reset levels)\n"                                  \
 	"levels: off, error, warn, info, debug, trace\n"
 
-static bool set_level(struct admin *a, const char *base, const char *level)
+static bool set_level(const char *base, const char *level)
 {
-	char *next =
+	_cleanup_free_ char *next =
 		level != NULL && *level != '\0' ? xasprintf("%s,%s", base, level) : xstrdup(base);
 
-	if (log_set_filter(next) != 0) {
-		free(next);
-		return false;
-	}
-	free(a->filter);
-	a->filter = next;
-	return true;
+	return log_set_filter(next) == 0;
 }
 
 static void logging(struct admin *a, struct http1_req *req)
 {
 	_cleanup_strbuf_ struct strbuf out = {0};
-	_cleanup_free_ char *base = NULL;
-	const char *level = http1_query(req, "level");
+	const char *level = http1_query(req, "level"), *base = log_filter();
 
 	if (!is_post(req)) {
 		reply(req, 405, "Invalid HTTP method\n" LOGGING_USAGE);
 		return;
 	}
-	base = xstrdup(http1_query(req, "reset") != NULL ? a->ops.config->log_filter : a->filter);
-	if (!set_level(a, base, level)) {
+	if (http1_query(req, "reset") != NULL)
+		base = a->ops.config->log_filter;
+	if (!set_level(base, level)) {
 		strbuf_printf(&out, "Invalid level provided: %s\n%s", str_shown(str_of(level)),
 			      LOGGING_USAGE);
 		http1_reply(req, 400, TEXT, (struct str){out.p, out.n});
 		return;
 	}
-	strbuf_printf(&out, "current log level is %s\n", a->filter);
+	strbuf_printf(&out, "current log level is %s\n", log_filter());
 	http1_reply(req, 200, TEXT, (struct str){out.p, out.n});
 }
 
@@ -230,47 +228,16 @@ static void on_ready(void *ctx, struct http1_req *req)
 	http1_reply(req, 500, TEXT, (struct str){out.p, out.n});
 }
 
-/* @any: on all addresses (dual stack where there is IPv6), else on the loopback of @family. */
-static int tcp_listen(int family, bool any, uint16_t port, struct err *err)
-{
-	union {
-		struct sockaddr sa;
-		struct sockaddr_in v4;
-		struct sockaddr_in6 v6;
-	} u = {0};
-	socklen_t len = family == AF_INET6 ? sizeof(u.v6) : sizeof(u.v4);
-	_cleanup_close_ int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	int one = 1, v6only = any ? 0 : 1;
-
-	if (fd < 0)
-		return err_errno(err, errno, "socket for port %u", port);
-	if (family == AF_INET6) {
-		u.v6.sin6_family = AF_INET6;
-		u.v6.sin6_port = htons(port);
-		u.v6.sin6_addr = any ? in6addr_any : in6addr_loopback;
-		if (setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only)) < 0)
-			return err_errno(err, errno, "IPV6_V6ONLY for port %u", port);
-	} else {
-		u.v4.sin_family = AF_INET;
-		u.v4.sin_port = htons(port);
-		u.v4.sin_addr.s_addr = htonl(any ? INADDR_ANY : INADDR_LOOPBACK);
-	}
-	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
-	    bind(fd, &u.sa, len) < 0 || listen(fd, BACKLOG) < 0)
-		return err_errno(err, errno, "listen on port %u", port);
-	return take_fd(fd);
-}
-
-static int serve_on(struct admin *a, struct loop *l, enum surface s, int fd, int64_t uid,
-		    http1_handler fn, struct err *err)
+static int serve_on(struct admin *a, enum surface s, int fd, int64_t uid, http1_handler fn,
+		    struct err *err)
 {
 	if (fd < 0)
 		return fd;
-	a->servers[s] = http1_server_new(l, fd, uid, fn, a, err);
+	a->servers[s] = http1_server_new(a->loop, fd, uid, fn, a, err);
 	return a->servers[s] != NULL ? 0 : -EIO;
 }
 
-static int open_unix(struct admin *a, struct loop *l, const char *path, struct err *err)
+static int open_unix(struct admin *a, const char *path, struct err *err)
 {
 	_cleanup_free_ char *dir = xstrdup(path);
 	char *slash = strrchr(dir, '/');
@@ -282,44 +249,114 @@ static int open_unix(struct admin *a, struct loop *l, const char *path, struct e
 		if (dir_make(dir, 0755, err) != 0)
 			return -EIO;
 	}
-	return serve_on(a, l, ADMIN_UNIX, unix_listen(path, SOCK_STREAM, 0600, err), 0, on_admin,
-			err);
+	return serve_on(a, ADMIN_UNIX, unix_listen(path, SOCK_STREAM, 0600, err), 0, on_admin, err);
 }
 
-static int open_all(struct admin *a, struct loop *l, struct err *err)
+/* lo may have no IPv6 address: then there is no admin server on it. */
+static int open_loopback_v6(struct admin *a, struct err *err)
+{
+	int fd = netns_has_ipv6()
+			 ? tcp_listen(AF_INET6, false, a->ops.config->admin_port, BACKLOG, err)
+			 : -EAFNOSUPPORT;
+
+	if (fd == -EADDRINUSE)
+		return fd;
+	if (fd >= 0)
+		return serve_on(a, ADMIN_V6, fd, -1, on_admin, err);
+	log_info("admin", "no admin server on ::1");
+	return 0;
+}
+
+static int open_surface(struct admin *a, enum surface s, struct err *err)
 {
 	const struct config *c = a->ops.config;
 	int wide = netns_has_ipv6() ? AF_INET6 : AF_INET;
 
-	if (serve_on(a, l, READY, tcp_listen(wide, true, c->ready_port, err), -1, on_ready, err) ||
-	    serve_on(a, l, STATS, tcp_listen(wide, true, c->stats_port, err), -1, on_stats, err) ||
-	    serve_on(a, l, ADMIN_V4, tcp_listen(AF_INET, false, c->admin_port, err), -1, on_admin,
-		     err) ||
-	    open_unix(a, l, c->admin_socket, err) != 0)
-		return -EIO;
-	if (wide == AF_INET6 &&
-	    serve_on(a, l, ADMIN_V6, tcp_listen(AF_INET6, false, c->admin_port, NULL), -1, on_admin,
-		     NULL) != 0)
-		log_info("admin", "no admin server on ::1"); /* lo may have no IPv6 address */
+	switch (s) {
+	case READY:
+		return serve_on(a, s, tcp_listen(wide, true, c->ready_port, BACKLOG, err), -1,
+				on_ready, err);
+	case STATS:
+		return serve_on(a, s, tcp_listen(wide, true, c->stats_port, BACKLOG, err), -1,
+				on_stats, err);
+	case ADMIN_V4:
+		return serve_on(a, s, tcp_listen(AF_INET, false, c->admin_port, BACKLOG, err), -1,
+				on_admin, err);
+	case ADMIN_UNIX:
+		return open_unix(a, c->admin_socket, err);
+	case ADMIN_V6:
+		return open_loopback_v6(a, err);
+	case SURFACE_N:
+		break;
+	}
+	bug_on(true);
+	return -EINVAL;
+}
+
+static void on_take_over(struct timer *t);
+
+/* Opens what is not open yet. What the generation before still has is tried again. The socket in
+ * the file system is shared even by generations that are pods with namespaces of their own, as in a
+ * rolling upgrade. */
+static int open_all(struct admin *a, struct err *err)
+{
+	bool taken = false;
+
+	for (int s = 0; s < SURFACE_N; s++) {
+		int r = a->servers[s] == NULL ? open_surface(a, (enum surface)s, err) : 0;
+
+		if (r == -EADDRINUSE && (a->ops.config->handover || s == ADMIN_UNIX)) {
+			taken = true;
+			continue;
+		}
+		if (r != 0 && !(s == ADMIN_V6 && r == -EADDRINUSE))
+			return r;
+	}
+	if (taken)
+		loop_timer_set(a->loop, &a->take_over, TAKE_OVER_MS, on_take_over);
 	return 0;
+}
+
+static void on_take_over(struct timer *t)
+{
+	struct admin *a = container_of(t, struct admin, take_over);
+	struct err err = {0};
+
+	if (open_all(a, &err) != 0) {
+		log_limited(LOG_LV_ERROR, "admin", "%s; trying again", err.msg);
+		loop_timer_set(a->loop, t, TAKE_OVER_MS, on_take_over);
+	} else if (!timer_armed(t)) {
+		log_info("admin", "took the admin, statistics and readiness addresses over");
+	}
 }
 
 struct admin *admin_new(struct loop *l, const struct admin_ops *ops, struct err *err)
 {
 	struct admin *a = xcalloc(1, sizeof(*a));
 
+	a->loop = l;
 	a->ops = *ops;
-	a->filter = xstrdup(ops->config->log_filter);
 	list_init(&a->dumps);
-	return open_all(a, l, err) == 0 ? a : admin_free(a);
+	if (open_all(a, err) != 0)
+		return admin_free(a);
+	if (timer_armed(&a->take_over))
+		log_info("admin", "%s: waiting for the generation before to let go", err->msg);
+	err->msg[0] = '\0';
+	return a;
+}
+
+void admin_give_up(struct admin *a)
+{
+	loop_timer_cancel(&a->take_over);
+	for (int i = 0; i < SURFACE_N; i++)
+		a->servers[i] = http1_server_free(a->servers[i]);
 }
 
 struct admin *admin_free(struct admin *a)
 {
 	if (a == NULL)
 		return NULL;
-	for (int i = 0; i < SURFACE_N; i++)
-		a->servers[i] = http1_server_free(a->servers[i]);
+	admin_give_up(a);
 	list_for_each_safe (n, &a->dumps) {
 		struct dump_wait *d = container_of(n, struct dump_wait, node);
 
@@ -327,7 +364,6 @@ struct admin *admin_free(struct admin *a)
 		d->a = NULL; /* on_dump() frees it */
 		d->req = NULL;
 	}
-	free(a->filter);
 	free(a);
 	return NULL;
 }

@@ -8,6 +8,7 @@
 
 struct certs;
 struct config;
+struct dump_in;
 struct err;
 struct loop;
 struct mesh;
@@ -22,10 +23,16 @@ struct admin_ops {
 	const char *(*state_error)(void *ctx);		/* "" for none */
 	void (*pending)(void *ctx, struct strbuf *out); /* "a, b"; empty: ready */
 	void (*quit)(void *ctx);
+	void (*kept)(void *ctx, struct dump_in *in); /* fills in what is about xDS */
 	void *ctx;
 };
 
 struct admin;
-/* Binds everything; an address that is taken is an error (ztunnel-spec 1.3). */
+/* Binds everything; an address that is taken is an error (ztunnel-spec 1.3), except the socket in
+ * the file system, and others with config.handover: then it belongs to the generation before, and
+ * is taken over when that lets go.
+ */
 struct admin *admin_new(struct loop *l, const struct admin_ops *ops, struct err *err) _must_check_;
+/* Lets go of every address, for the next generation. Not from within a request. */
+void admin_give_up(struct admin *a);
 struct admin *admin_free(struct admin *a); /* NULL */

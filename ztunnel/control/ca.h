@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * ca.h: where certificates come from. One interface; today one provider, the development CA; the
- * Istio CA protocol is another provider of the same interface later.
+ * ca.h: where certificates come from: one interface, two providers. Control thread.
  */
 #pragma once
 #include <stdbool.h>
@@ -8,6 +7,7 @@
 #include "lib/base/attr.h"
 
 struct err;
+struct istiod_config;
 struct loop;
 struct tls_identity;
 struct ca;
@@ -18,10 +18,17 @@ struct ca;
  * ("ambient DEVELOPMENT CA"). */
 struct ca *ca_dev_new(struct loop *l, const char *dir, uint64_t ttl_s, struct err *err)
 	_must_check_;
-struct ca *ca_free(struct ca *ca);
+/* The Istio CA: CreateCertificate over gRPC for every identity, with the node's token and the
+ * identity as ImpersonatedIdentity (ztunnel-spec 8.2, 8.3). @cfg is borrowed. What it answers is
+ * taken only when it is for that identity and key, leads to its roots and is valid today. The roots
+ * that the CA itself is trusted by are read again before each request: changed ones mean a new
+ * connection, and requests that are under way end on the old one. */
+struct ca *ca_istio_new(struct loop *l, const struct istiod_config *cfg, uint64_t ttl_s);
+struct ca *ca_free(struct ca *ca); /* open requests fail; NULL is fine; returns NULL */
 
 /* Issues a certificate for @spiffe with a fresh P-256 key; @done gets a reference it owns, or NULL
- * and an error text. May call @done before returning. Control thread. */
+ * and an error text. May call @done before returning. */
 void ca_issue(struct ca *ca, const char *spiffe,
 	      void (*done)(void *ctx, struct tls_identity *id, const char *error), void *ctx);
-const char *ca_name(const struct ca *ca); /* "development CA (dir)" */
+const char *ca_name(const struct ca *ca); /* "development CA (dir)", "Istio CA (host:port)" */
+bool ca_is_dev(const struct ca *ca);

@@ -25,6 +25,7 @@
 #include "lib/wire/spiffe.h"
 #include "lib/wire/tls.h"
 #include "ztunnel/control/ca.h"
+#include "ztunnel/control/ca_internal.h"
 
 #define ROOT_CN	       "ambient DEVELOPMENT CA (not for production)"
 #define ROOT_DAYS      3650
@@ -32,8 +33,9 @@
 #define PEM_FILE_BYTES (64u << 10)
 #define SERIAL_BYTES   16
 
-struct ca {
-	char *dir, *name;
+struct ca_dev {
+	struct ca base;
+	char *dir;
 	uint64_t ttl_s;
 	EVP_PKEY *key;
 	X509 *root;
@@ -203,7 +205,8 @@ static int check_key_mode(const char *path, struct err *err)
 	return 0;
 }
 
-static int load_root(struct ca *ca, const char *key_path, const char *cert_path, struct err *err)
+static int load_root(struct ca_dev *ca, const char *key_path, const char *cert_path,
+		     struct err *err)
 {
 	_cleanup_(bio_freep) BIO *k = NULL;
 	_cleanup_(bio_freep) BIO *c = NULL;
@@ -242,59 +245,35 @@ static int lock_dir(const char *dir, struct err *err)
 	return take_fd(fd);
 }
 
-static int open_root(struct ca *ca, struct err *err)
+/* The certificate is written last: where it is, the key is too. */
+static int make_root_once(const char *dir, const char *key, const char *cert, struct err *err)
+{
+	_cleanup_close_ int lock = -1;
+
+	if (dir_make(dir, 0700, err) != 0)
+		return -EIO;
+	lock = lock_dir(dir, err);
+	if (lock < 0)
+		return lock;
+	if (access(cert, F_OK) == 0)
+		return 0;
+	if (write_root(key, cert, err) != 0)
+		return -EIO;
+	log_warn("ca", "made a new DEVELOPMENT root in %s: not for production", dir);
+	return 0;
+}
+
+static int open_root(struct ca_dev *ca, struct err *err)
 {
 	_cleanup_free_ char *key = xasprintf("%s/dev-root.key", ca->dir);
 	_cleanup_free_ char *cert = xasprintf("%s/dev-root.pem", ca->dir);
-	_cleanup_close_ int lock = -1;
+	/* nothing is written where the root is there: the directory may be a mounted Secret */
+	int r = access(cert, F_OK) == 0 ? 0 : make_root_once(ca->dir, key, cert, err);
 
-	if (dir_make(ca->dir, 0700, err) != 0)
-		return -EIO;
-	lock = lock_dir(ca->dir, err);
-	if (lock < 0)
-		return lock;
-	if (access(cert, F_OK) != 0) {
-		if (write_root(key, cert, err) != 0)
-			return -EIO;
-		log_warn("ca", "made a new DEVELOPMENT root in %s: not for production", ca->dir);
-	}
-	return load_root(ca, key, cert, err);
+	return r < 0 ? r : load_root(ca, key, cert, err);
 }
 
-struct ca *ca_dev_new(struct loop *l, const char *dir, uint64_t ttl_s, struct err *err)
-{
-	struct ca *ca = xcalloc(1, sizeof(*ca));
-
-	(void)l; /* this provider answers at once */
-	ca->dir = xstrdup(dir);
-	ca->name = xasprintf("development CA (%s)", dir);
-	ca->ttl_s = ttl_s;
-	if (open_root(ca, err) != 0) {
-		(void)err_wrap(err, "development CA");
-		return ca_free(ca);
-	}
-	return ca;
-}
-
-struct ca *ca_free(struct ca *ca)
-{
-	if (ca == NULL)
-		return NULL;
-	EVP_PKEY_free(ca->key);
-	X509_free(ca->root);
-	free(ca->root_pem);
-	free(ca->dir);
-	free(ca->name);
-	free(ca);
-	return NULL;
-}
-
-const char *ca_name(const struct ca *ca)
-{
-	return ca->name;
-}
-
-static X509 *make_leaf(struct ca *ca, EVP_PKEY *key, const char *spiffe)
+static X509 *make_leaf(struct ca_dev *ca, EVP_PKEY *key, const char *spiffe)
 {
 	_cleanup_(x509_freep) X509 *x = new_cert(key, (time_t)ca->ttl_s);
 
@@ -309,7 +288,7 @@ static X509 *make_leaf(struct ca *ca, EVP_PKEY *key, const char *spiffe)
 	return take_ptr(x);
 }
 
-static struct tls_identity *issue(struct ca *ca, const char *spiffe, struct err *err)
+static struct tls_identity *issue(struct ca_dev *ca, const char *spiffe, struct err *err)
 {
 	_cleanup_(pkey_freep) EVP_PKEY *key = NULL;
 	_cleanup_(x509_freep) X509 *leaf = NULL;
@@ -339,11 +318,42 @@ static struct tls_identity *issue(struct ca *ca, const char *spiffe, struct err 
 				err);
 }
 
-void ca_issue(struct ca *ca, const char *spiffe,
-	      void (*done)(void *ctx, struct tls_identity *id, const char *error), void *ctx)
+static void dev_issue(struct ca *base, const char *spiffe,
+		      void (*done)(void *ctx, struct tls_identity *id, const char *error),
+		      void *ctx)
 {
+	struct ca_dev *ca = container_of(base, struct ca_dev, base);
 	struct err err = {0};
 	struct tls_identity *id = issue(ca, spiffe, &err);
 
 	done(ctx, id, id != NULL ? NULL : err.msg);
+}
+
+static void dev_free(struct ca *base)
+{
+	struct ca_dev *ca = container_of(base, struct ca_dev, base);
+
+	EVP_PKEY_free(ca->key);
+	X509_free(ca->root);
+	free(ca->root_pem);
+	free(ca->dir);
+	free(ca);
+}
+
+static const struct ca_ops dev_ops = {.free = dev_free, .issue = dev_issue, .dev = true};
+
+struct ca *ca_dev_new(struct loop *l, const char *dir, uint64_t ttl_s, struct err *err)
+{
+	struct ca_dev *ca = xcalloc(1, sizeof(*ca));
+
+	(void)l; /* this provider answers at once */
+	ca->base.ops = &dev_ops;
+	ca->base.name = xasprintf("development CA (%s)", dir);
+	ca->dir = xstrdup(dir);
+	ca->ttl_s = ttl_s;
+	if (open_root(ca, err) != 0) {
+		(void)err_wrap(err, "development CA");
+		return ca_free(&ca->base);
+	}
+	return &ca->base;
 }

@@ -5,6 +5,7 @@
 
 #include <openssl/bio.h>
 #include <openssl/bn.h>
+#include <openssl/crypto.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 #include <stdio.h>
@@ -17,6 +18,7 @@
 #include "ztunnel/config.h"
 #include "ztunnel/control/certs.h"
 #include "ztunnel/mesh/mesh.h"
+#include "ztunnel/observe/metrics.h"
 
 static void opt_str(struct jsonw *w, const char *key, struct str v)
 {
@@ -48,6 +50,20 @@ static void put_gateway(struct jsonw *w, const char *key, const struct gateway_r
 	}
 	jsonw_int(w, "hboneMtlsPort", g->hbone_port);
 	jsonw_end_obj(w);
+}
+
+static void put_weighted(struct jsonw *w, const struct service *s)
+{
+	if (s->nwaypoints == 0)
+		return;
+	jsonw_list(w, "weightedWaypoints");
+	for (size_t i = 0; i < s->nwaypoints; i++) {
+		jsonw_obj(w, NULL);
+		put_gateway(w, "destination", &s->waypoints[i].ref);
+		jsonw_int(w, "weight", s->waypoints[i].weight);
+		jsonw_end_obj(w);
+	}
+	jsonw_end_list(w);
 }
 
 static void put_ports(struct jsonw *w, const struct port_map *v, size_t n)
@@ -87,8 +103,8 @@ static void put_workload_lists(struct jsonw *w, const struct workload *wl)
 
 static void put_workload_extras(struct jsonw *w, const struct workload *wl)
 {
-	put_gateway(w, "waypoint", &wl->waypoint);
-	put_gateway(w, "networkGateway", &wl->network_gateway);
+	put_gateway(w, "waypoint", wl->waypoint);
+	put_gateway(w, "networkGateway", wl->network_gateway);
 	if (wl->app_tunnel.set) {
 		jsonw_obj(w, "applicationTunnel");
 		jsonw_cstr(w, "protocol", wl->app_tunnel.proxy ? "PROXY" : "NONE");
@@ -221,6 +237,7 @@ static void put_service(void *ctx, struct service *s)
 		jsonw_end_list(w);
 	}
 	put_gateway(w, "waypoint", &s->waypoint);
+	put_weighted(w, s);
 	put_lb(w, s);
 	if (fam != NULL)
 		jsonw_cstr(w, "ipFamilies", fam);
@@ -332,6 +349,8 @@ static void put_policy(void *ctx, struct policy *p)
 	jsonw_cstr(w, "action", p->action == POLICY_DENY ? "Deny" : "Allow");
 	if (p->dry_run)
 		jsonw_bool(w, "dryRun", true);
+	if (p->closed)
+		jsonw_bool(w, "unreadable", true);
 	jsonw_list(w, "rules");
 	for (size_t i = 0; i < p->nrules; i++)
 		put_rule(w, &p->rules[i]);
@@ -420,6 +439,42 @@ static void put_cert_info(void *ctx, const struct cert_info *i)
 	jsonw_end_obj(w);
 }
 
+/* Of all pods and workers. */
+static void put_dns_cache(struct jsonw *w)
+{
+	static const struct {
+		const char *key;
+		enum metric_id id;
+	} t[] = {
+		{"entries", M_DNS_CACHE_ENTRIES}, {"bytes", M_DNS_CACHE_BYTES},
+		{"hits", M_DNS_CACHE_HITS},	  {"misses", M_DNS_CACHE_MISSES},
+		{"joined", M_DNS_CACHE_JOINED},	  {"evictions", M_DNS_CACHE_EVICTIONS},
+	};
+
+	jsonw_obj(w, "dnsCache");
+	for (size_t i = 0; i < ARRAY_LEN(t); i++)
+		jsonw_int(w, t[i].key, metric_get(t[i].id));
+	jsonw_end_obj(w);
+}
+
+static void put_state(struct jsonw *w, const struct dump_in *in)
+{
+	jsonw_obj(w, "localState");
+	jsonw_int(w, "generation", (long long)mesh_generation(in->mesh));
+	jsonw_cstr(w, "error", in->state_error);
+	if (in->xds) {
+		jsonw_bool(w, "stale", in->stale);
+		if (in->stale)
+			jsonw_int(w, "ageSeconds", (long long)in->stale_s);
+		jsonw_bool(w, "onDemand", in->on_demand);
+		if (in->on_demand)
+			jsonw_int(w, "onDemandWaiting", (long long)in->asked);
+		jsonw_cstr(w, "keptIn", in->kept);
+		jsonw_cstr(w, "keepError", in->keep_error);
+	}
+	jsonw_end_obj(w);
+}
+
 void dump_write(const struct dump_in *in, struct strbuf *out)
 {
 	struct jsonw w;
@@ -433,10 +488,9 @@ void dump_write(const struct dump_in *in, struct strbuf *out)
 	jsonw_obj(&w, "config");
 	config_write(in->config, &w);
 	jsonw_end_obj(&w);
-	jsonw_obj(&w, "localState");
-	jsonw_int(&w, "generation", (long long)mesh_generation(in->mesh));
-	jsonw_cstr(&w, "error", in->state_error);
-	jsonw_end_obj(&w);
+	if (in->config->workers.dns.enabled)
+		put_dns_cache(&w);
+	put_state(&w, in);
 	jsonw_list(&w, "policies");
 	mesh_each_policy(in->mesh, put_policy, &w);
 	jsonw_end_list(&w);
@@ -445,6 +499,7 @@ void dump_write(const struct dump_in *in, struct strbuf *out)
 	jsonw_end_list(&w);
 	jsonw_obj(&w, "version");
 	jsonw_cstr(&w, "version", VERSION);
+	jsonw_cstr(&w, "openssl", OpenSSL_version(OPENSSL_VERSION_STRING));
 	jsonw_end_obj(&w);
 	jsonw_raw(&w, "workloadState", in->workload_state);
 	jsonw_list(&w, "workloads");

@@ -3,6 +3,8 @@
  * for reading certificates.
  */
 #pragma once
+#include <stdbool.h>
+#include <stdint.h>
 #include "lib/base/str.h"
 
 struct certs;
@@ -15,5 +17,11 @@ struct dump_in {
 	struct certs *certs;
 	const char *state_error;   /* "" when the state file is as it is used */
 	struct str workload_state; /* JSON object of workers_dump() */
+	/* With a state from istiod: */
+	bool xds, stale;
+	uint64_t stale_s;
+	bool on_demand;		       /* Address is asked for by name */
+	size_t asked;		       /* names that wait for istiod's answer */
+	const char *kept, *keep_error; /* where it outlives us; what is wrong with that, or "" */
 };
 void dump_write(const struct dump_in *in, struct strbuf *out);

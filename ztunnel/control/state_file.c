@@ -54,13 +54,6 @@ struct state_file {
 	uint64_t generation;
 };
 
-static bool same_file(const struct stat *a, const struct stat *b)
-{
-	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
-	       a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
-	       a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
-}
-
 /* Watches the directory of @file under number @i. */
 static void watch_dir(struct state_file *s, size_t i, const char *file)
 {
@@ -178,7 +171,7 @@ static void check(struct state_file *s)
 		s->last = (struct stat){0};
 		return;
 	}
-	if (same_file(&now, &s->last) || !writer_is_done(s))
+	if (file_unchanged(&now, &s->last) || !writer_is_done(s))
 		return;
 	s->last = now;
 	load(s);

@@ -6,7 +6,8 @@
  *   pod --- listeners --accept--> conn (15001, 15006) or hsess (15008)
  *   conn  one proxied connection: an application's socket (leg) and either a second socket
  *         (relay.c) or a stream of an hsess (tunnel.c)
- *   hsess one HBONE connection: socket + TLS + HTTP/2; client ones are pooled (pool.c)
+ *   hsess one HBONE connection: socket + TLS + HTTP/2; client ones are pooled (pool.c), or, towards
+ *         another network, run inside a stream of another one (gateway.c)
  *   dial  a connect() on its way, made in a batch inside the pod's namespace (dial.c)
  *
  * Everything belongs to one worker thread. Sockets are edge-triggered and registered once
@@ -21,6 +22,8 @@
 #pragma once
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -33,9 +36,12 @@
 #include "lib/os/netns.h"
 #include "lib/wire/h2.h"
 #include "lib/wire/tls.h"
+#include "lib/wire/tls_crl.h"
 #include "lib/wire/tls_session.h"
+#include "ztunnel/data/churn.h"
 #include "ztunnel/data/turn.h"
 #include "ztunnel/data/worker.h"
+#include "ztunnel/mesh/baggage.h"
 #include "ztunnel/mesh/decide.h"
 #include "ztunnel/mesh/mesh.h"
 #include "ztunnel/mesh/rbac.h"
@@ -67,6 +73,7 @@ struct conn;
 struct hsess;
 struct dial;
 struct pipe_pair;
+struct idle_peer;
 
 /* ---- one TCP socket ---- */
 struct leg {
@@ -99,9 +106,17 @@ struct dir {
 	bool eof, fin_sent;
 };
 
-enum conn_kind { CONN_OUT, CONN_IN_HBONE, CONN_IN_PLAIN, CONN_KIND_N };
+enum conn_kind {
+	CONN_OUT,
+	CONN_IN_HBONE,
+	CONN_IN_PLAIN,
+	CONN_CARRIER, /* no application's: it carries an hsess (gateway.c) */
+	CONN_KIND_N
+};
 enum conn_state {
 	CS_PARKED,  /* waits for its workload or certificate */
+	CS_LOOKUP,  /* outbound: waits for the addresses of a hostname: names.c */
+	CS_ASKING,  /* waits for istiod's answer: ask.c */
 	CS_DIALING, /* connect() on its way */
 	CS_WAITING, /* outbound: waits for a pooled connection, or for the answer to CONNECT */
 	CS_OPEN,    /* bytes flow */
@@ -114,14 +129,18 @@ struct conn {
 	uint8_t kind, state;
 	bool tunnel; /* t is valid, else r */
 	bool opened; /* metrics_open() ran: log a full record */
+	bool late;   /* it is not opened yet, but will be before it ends (outbound.c) */
 	uint8_t retries;
+	uint8_t asked;	 /* enum missing: what was asked for already: ask.c */
+	bool unanswered; /* and istiod did not answer */
 	struct pod *pod;
 	struct list pod_node;  /* pod->conns */
-	struct list park_node; /* pod->parked */
+	struct list park_node; /* pod->parked, or waits for a name, or for istiod */
 	struct conn_info info;
 	struct timer timer;
 	struct deferred defer;
 	struct leg app;		 /* OUT, IN_PLAIN: the accepted socket; IN_HBONE: dialled */
+	uint64_t draw;		 /* OUT: decides where there is a choice */
 	uint64_t half_closed_at; /* bytes moved when the half-close timer was armed */
 	union {
 		struct {
@@ -131,7 +150,8 @@ struct conn {
 		} r;
 		struct {
 			struct hsess *s;	/* NULL while waiting for one */
-			struct pool_slot *slot; /* OUT, until answered */
+			struct pool_slot *slot; /* OUT, CARRIER, until answered */
+			struct hsess *inner;	/* CARRIER: what runs in it, NULL when that ended */
 			int32_t id;
 			uint32_t code;		/* of `closed` */
 			struct list sess_node;	/* s->conns, or slot->waiters */
@@ -140,9 +160,16 @@ struct conn {
 			struct list back_node;	/* worker->backlogged */
 			struct queue q;
 			char *parked; /* authority, NUL, forwarded host: while parked; owned */
+			struct {      /* what the application gets before all else; owned */
+				uint8_t *p;
+				size_t n;
+			} first;
 			int32_t seg_head, seg_tail; /* worker->segs, -1 = none */
 			bool rx_eof, fin_sent, tx_eof, closed, small;
+			bool via_waypoint;    /* OUT: its resets may be ordinary ends */
 			uint16_t client_port; /* IN_HBONE: from `forwarded` */
+			bool other_network;   /* IN_HBONE: the address is a gateway's, not the
+						 client's */
 		} t;
 	};
 };
@@ -170,16 +197,23 @@ struct hsess {
 	struct list small, bulk; /* streams with something to send */
 	uint8_t *out;		 /* ciphertext that the socket refused; owned */
 	size_t out_off, out_n;
+	/* server, while it carries nothing */
+	struct idle_peer *idle;
+	struct list idle_node, idle_all; /* of the peer, of the worker */
 	/* client */
 	struct pool_slot *slot;
 	struct list slot_node;
+	struct conn *carrier; /* its socket leads to this one; NULL: to the peer */
 };
 
-/* All pooled connections to one (identities, address). */
+/* All pooled connections to one (identities, address). Behind a gateway: those of one connection of
+ * an application, which are nobody else's. */
 struct pool_slot {
-	struct hnode node; /* pod->pool */
+	struct hnode node; /* pod->pool; not with a gateway */
 	struct ip_port addr;
-	char *key; /* identities, joined; owned */
+	char *key;     /* identities, joined; owned */
+	char *gateway; /* identities of the gateway at .addr, joined; owned. NULL: .addr is the
+			  peer itself */
 	struct list sessions;
 	struct list waiters; /* conns without a session, oldest first */
 	size_t nwaiters;
@@ -193,12 +227,16 @@ struct pod_shared {
 	int netns_fd;
 	struct netns_id netns;
 	int listeners[MESH_L_N];
+	struct dns_sockets *dns; /* reference; only when the agent has them too */
+	struct churn churn;
 };
 
 struct listener {
 	struct watch w;
 	struct pod *pod;
 	enum mesh_listener kind;
+	int fd; /* of a pod_shared */
+	bool retired;
 	struct timer pause;
 };
 
@@ -210,12 +248,19 @@ struct pod {
 	struct pod_shared *sh;
 	struct tls_identity *id;
 	struct workload *wl; /* reference; NULL while unknown */
+	struct workload
+		*assumed; /* reference; only while .wl is NULL: what we know of it as a source */
+	bool home;	  /* this worker is the pod's: churn.h */
+	bool wanted;	  /* the control thread knows that a connection waits for .id */
 	struct strbuf baggage;
 	struct listener listeners[MESH_L_N];
+	struct dns_pod *dns; /* owned; NULL: no DNS proxy */
+	struct list retired; /* listening sockets of before, until they are empty: listen.c */
 	struct list conns, sessions, parked;
 	struct list dials; /* queued for the next batch */
 	struct list dial_node;
 	struct htab pool;
+	struct htab idle_peers; /* idle.c */
 	struct deferred defer;
 	uint32_t next_port;
 	size_t nhandshakes; /* of this pod in worker->handshakes */
@@ -235,8 +280,10 @@ struct worker {
 	struct loop *loop;
 	const struct worker_config *cfg;
 	struct mesh *mesh;
+	struct tls_crl *crl; /* NULL: nothing is revoked */
 	struct metrics_worker *metrics;
 	struct access_log_worker *log;
+	struct dns_worker *dns; /* owned; NULL: no DNS proxy */
 	struct htab pods;
 	struct ready turn;
 	struct list dirty;	/* hsess */
@@ -245,6 +292,8 @@ struct worker {
 	struct list backlogged; /* conns with a queue */
 	struct list handshakes; /* server hsess before authentication */
 	size_t nhandshakes;
+	struct list idle; /* server hsess that carry nothing, longest first */
+	size_t nidle;
 	bool stopping, draining, flushing, memory_short;
 	struct timer drain_timer;
 	struct msg *drain_msg;
@@ -254,8 +303,16 @@ struct worker {
 	struct seg segs[SEGS_MAX];
 	uint32_t nsegs, shakes; /* shakes: handshake steps of this turn */
 	size_t undelivered;
+	struct busy busy;
 	struct list late_resets;
 	size_t nlate_resets;
+	struct {
+		struct htab table;
+		struct list all, queue;
+		size_t nlookups;
+		struct timer again;
+	} names;	   /* names.c */
+	struct htab asks;  /* ask.c */
 	struct list pipes; /* idle */
 	size_t npipes, nidle_pipes;
 	struct {
@@ -283,7 +340,7 @@ void leg_blocked(struct worker *w, struct leg *l);
  * its first moment on it ends in a reset, until leg_close() says otherwise. */
 void sock_ends_in_reset(int fd, bool yes);
 void leg_close(struct worker *w, struct leg *l);
-void leg_reset(struct worker *w, struct leg *l);    /* SO_LINGER 0: the application sees RST */
+void leg_reset(struct pod *p, struct leg *l);	    /* SO_LINGER 0: the application sees RST */
 int leg_so_error(const struct leg *l);		    /* positive errno or 0; clears it */
 int sock_original_dst(int fd, struct ip_port *ret); /* 0 or -errno */
 int sock_local_addr(int fd, struct ip_port *ret);
@@ -294,7 +351,9 @@ void sock_stream_options(int fd); /* NODELAY */
 /* ---- reset.c ---- */
 /* True when the leg's socket was taken: it is reset as soon as that cannot get lost. The socket
  * must end in a reset when it is closed. */
-bool reset_later(struct worker *w, struct leg *l);
+bool reset_later(struct pod *p, struct leg *l);
+/* @p is served no more: most likely nobody is there any more to acknowledge anything. */
+void late_resets_soon(struct pod *p);
 void late_resets_now(struct worker *w);
 
 /* ---- dial.c ---- */
@@ -332,6 +391,12 @@ void pipe_put(struct worker *w, struct pipe_pair *p); /* closed when not empty *
 void pipes_free(struct worker *w);
 
 /* ---- conn.c ---- */
+/* @buf: "@what: " and @error, a number of errno.h, in the words that stock ztunnel's log has for it
+ * (ztunnel-spec 4.10): "Connection refused (os error 111)". Cut to @size. Any thread. */
+static inline void io_error_text(char *buf, size_t size, const char *what, int error)
+{
+	(void)snprintf(buf, size, "%s: %s (os error %d)", what, strerror(error), error);
+}
 struct conn *conn_new(struct pod *p, enum conn_kind kind);
 enum conn_end { END_CLOSE, END_RESET };
 /* Logs, closes the sockets, resets the stream, unlinks; frees at the end of the turn. @error: NULL
@@ -340,6 +405,9 @@ void conn_end(struct conn *c, enum conn_end how, enum conn_flag flag, const char
 /* Waits for workload or certificate, LIMIT_WORKLOAD_WAIT_MS in all. */
 void conn_park(struct conn *c);
 void conn_unpark(struct conn *c, enum conn_state next);
+/* Goes on with all that wait in a list, linked by .park_node; it is empty afterwards, but for those
+ * that wait there again. */
+void conns_resume(struct list *waiting);
 void conn_opened(struct conn *c);
 void conn_half_closed(struct conn *c); /* arms the limit of a half-closed pair */
 /* Inbound: may this connection exist under the present policies? Fills @buf when not. */
@@ -369,11 +437,17 @@ void hsess_start_server(struct hsess *s); /* descriptor in the leg, certificate 
 void hsess_connected(struct hsess *s);	  /* client: TCP is up */
 void hsess_dirty(struct hsess *s);
 void hsess_pump(struct hsess *s);
+void hsess_last_words(struct hsess *s); /* sends the GOAWAY that may be due, once */
 void hsess_on_event(struct watch *w, uint32_t events);
 /* Ends the connection and every stream on it with this reason. */
 void hsess_fail(struct hsess *s, enum conn_flag flag, const char *error);
-/* Graceful: no new streams, ends with the last one; before it is open: with those that wait. */
+/* Graceful: no new streams, ends with the last one; before it is open: with those that wait; one
+ * that is dead already is left alone. */
 void hsess_goaway(struct hsess *s);
+/* As above, and cut when the peer does not answer in time. HS_OPEN, server. */
+void hsess_leave_within(struct hsess *s, uint64_t ms);
+/* The worker's revocation lists are others now: may the pod's peers stay? */
+void hsess_crl(struct pod *p);
 void hsess_pong(struct hsess *s);
 void hsess_stream_gone(struct hsess *s);
 void hsess_waits_no_more(struct hsess *s); /* its handshake has ended, either way */
@@ -381,14 +455,60 @@ void hsess_keepalive(struct hsess *s);
 void hsess_window(struct hsess *s); /* offers the stream window that memory allows */
 extern const struct h2_ops hsess_ops;
 
+/* ---- idle.c ---- */
+/* The session may carry nothing now: counts it, and sends the oldest away when there are too many.
+ */
+void idle_enter(struct hsess *s);
+void idle_leave(struct hsess *s); /* it carries something, or is gone */
+
 /* ---- pool.c ---- */
 void pool_get(struct conn *c, const struct route *r); /* -> outbound_stream() or conn_end() */
+/* The same for a carrier: a shared connection to the gateway at @addr. */
+void pool_get_gateway(struct conn *c, const char *identities, const struct ip_port *addr);
 void pool_session_open(struct hsess *s);
 void pool_session_gone(struct hsess *s, enum conn_flag flag, const char *error);
 void pool_room(struct hsess *s);  /* a stream ended: serve a waiter, or go idle */
 void pool_retire(struct pod *p);  /* new certificate: no new streams on old connections */
 bool pool_retry(struct conn *c);  /* the peer refused the stream: once more, elsewhere */
 void pool_forget(struct conn *c); /* answered or ended: leaves slot and waiters */
+
+/* ---- claims.c ---- */
+/* False: there is no such header. The slices are those of @h. */
+bool claims_baggage(const struct h2_head *h, struct baggage *ret);
+/* The request came from a network that is not @ours, through its gateway. */
+bool claims_other_network(const struct h2_head *h, const char *ours);
+
+/* ---- gateway.c ---- */
+/* Client, with a slot that has a gateway: makes its carrier, which makes its way to the gateway.
+ * The session may have failed when this returns. */
+void gateway_dial(struct hsess *s);
+void gateway_answered(struct conn *carrier); /* with 200 */
+/* One of the two has ended. */
+void gateway_carrier_gone(struct conn *carrier, enum conn_flag flag, const char *error);
+void gateway_session_gone(struct hsess *s);
+
+/* ---- names.c ---- */
+void names_init(struct worker *w);
+void names_fini(struct worker *w); /* when no connection waits any more */
+enum names_res { NAMES_FOUND, NAMES_NONE, NAMES_WAIT };
+/* The addresses of @host, valid until the next turn of the loop, or *ret_why there are none; or
+ * outbound_go() again, later: the connection waits in state CS_LOOKUP. */
+enum names_res names_get(struct conn *c, const char *host, const struct ip_addr **ret,
+			 size_t *ret_n, const char **ret_why) _must_check_;
+
+/* ---- ask.c ---- */
+void asks_init(struct worker *w);
+void asks_fini(struct worker *w); /* when no connection waits any more */
+/* On-demand mode: the connection waits in state CS_ASKING until istiod has said what there is of
+ * @ref, or has not within LIMIT_WORKLOAD_WAIT_MS (.unanswered), and then goes on as after parking.
+ * False: nothing to wait for; it was asked already. */
+bool ask_waits(struct conn *c, enum missing what, const struct gateway_ref *ref) _must_check_;
+/* The same for an inbound connection's peer, where the state does not know its address. */
+bool ask_source(struct conn *c, const struct ip_addr *peer) _must_check_;
+/* Goes on with all that wait for @key. Worker thread. */
+void ask_told(struct worker *w, struct str key, bool answered);
+/* Posts the question (copied) to the control thread. Worker thread. */
+void worker_ask(struct worker *w, const char *key);
 
 /* ---- outbound.c, inbound.c, plain.c ---- */
 void outbound_accepted(struct pod *p, int fd, const struct ip_port *peer);
@@ -403,19 +523,42 @@ void plain_accepted(struct pod *p, int fd, const struct ip_port *peer);
 void plain_go(struct conn *c);
 
 /* ---- pod.c ---- */
-struct pod *pod_new(struct worker *w, struct pod_shared *sh, struct tls_identity *id);
+/* @dns: reference taken over. */
+struct pod *pod_new(struct worker *w, struct pod_shared *sh, struct dns_sockets *dns,
+		    struct tls_identity *id);
 void pod_remove(struct pod *p);			/* cuts everything */
 void pod_cut(struct pod *p, const char *error); /* every connection and session */
-void pod_listen(struct pod *p, bool on);
-void pod_replace_shared(struct pod *p, struct pod_shared *sh);
+/* @dns NULL: its DNS sockets stay. */
+void pod_replace_shared(struct pod *p, struct pod_shared *sh, struct dns_sockets *dns);
 void pod_refresh(struct pod *p); /* looks its workload up again, retries what is parked */
+/* The workload as which it opens connections; NULL while nothing is known. Borrowed. */
+struct workload *pod_source(const struct pod *p);
+void pod_assume(struct pod *p, struct workload *wl); /* reference taken; NULL: no more */
 void pod_set_identity(struct pod *p, struct tls_identity *id);
 struct pod *pod_find(struct worker *w, const char *uid);
 void pod_shared_unref(struct pod_shared *sh);
 
+/* ---- listen.c ---- */
+void pod_listen(struct pod *p, bool on);
+/* From here on the pod's sockets are those of @sh (reference taken over; must not be watched yet);
+ * the ones of before are served until nothing can be in their queues, and then closed. */
+void listeners_retire(struct pod *p, struct pod_shared *sh);
+void listeners_drop_retired(struct pod *p);
+
 /* ---- worker.c, report.c ---- */
+/* Outlives the workers with the messages that are on their way to the control loop. */
+enum wish { WISH_IDENTITY, WISH_ASK, WISH_N }; /* a pod's uid; a key (xds.h) */
+struct wanted_hub {
+	atomic_uint refs;
+	struct {
+		void (*fn)(void *ctx, const char *text); /* control thread; NULL: nobody listens */
+		void *ctx;
+	} on[WISH_N];
+};
+
 struct workers {
 	struct worker_config cfg; /* strings owned */
+	struct wanted_hub *wanted;
 	struct loop *control;
 	struct htab pods;  /* served_pod, control thread */
 	struct list dumps; /* on their way, control thread */
@@ -427,6 +570,8 @@ struct served_pod {
 	struct hnode node;
 	struct pod_shared *sh;
 };
+/* The pod needs its certificate now. */
+void worker_want_identity(struct pod *p);
 struct served_pod *served_find(struct workers *w, const char *uid);
 void worker_drained(struct worker *w, struct msg *m);
 void dumps_orphan(struct workers *w); /* before @w goes: what is on its way finds it gone */

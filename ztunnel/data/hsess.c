@@ -2,7 +2,7 @@
  * hsess.c: the life of one HBONE connection: handshake, keepalive, end. Bytes: hsess_io.c.
  *
  *   server: accept -> [PARKED: no certificate yet] -> HANDSHAKE -> OPEN -> DEAD
- *   client: CONNECTING (TCP) -> HANDSHAKE -> OPEN -> DEAD
+ *   client: CONNECTING (TCP, or its carrier: gateway.c) -> HANDSHAKE -> OPEN -> DEAD
  *
  * One timer: until OPEN it limits the whole handshake, then it is the ping (10 s after the last
  * pong, dead 20 s after the ping: ztunnel-spec 7.2).
@@ -114,6 +114,8 @@ static int make_sessions(struct hsess *s, const char *const *expected, size_t n)
 			       .max_streams = s->server ? LIMIT_H2_STREAMS : cfg->pool_max_streams};
 
 	s->tls = tls_session_new(s->pod->id, s->server, expected, n);
+	if (s->tls != NULL)
+		(void)tls_session_crl(s->tls, s->pod->w->crl); /* there is no peer yet */
 	s->h2 = s->tls != NULL ? h2_new(&h2, &hsess_ops, s) : NULL;
 	return s->h2 != NULL ? 0 : -ENOMEM;
 }
@@ -156,23 +158,36 @@ void hsess_start_server(struct hsess *s)
 	start(s, NULL, 0);
 }
 
+static size_t lines_of(const char *text)
+{
+	size_t n = 1;
+
+	for (const char *p = text; *p != '\0'; p++)
+		n += *p == '\n';
+	return n;
+}
+
 /* The slot's key is the list of acceptable identities, one per line. */
 void hsess_connected(struct hsess *s)
 {
-	const char *expected[ROUTE_IDENTITIES_MAX];
-	char *copy = strdup(s->slot->key), *at = copy;
+	_cleanup_free_ char *copy = strdup(s->slot->key);
+	_cleanup_free_ const char **expected = NULL;
 	size_t n = 0;
 
-	while (at != NULL && *at != '\0' && n < ROUTE_IDENTITIES_MAX) {
-		char *end = strchr(at, '\n');
-
+	if (copy != NULL)
+		expected = calloc(lines_of(copy) + 1, sizeof(*expected));
+	if (expected == NULL) {
+		hsess_fail(s, FLAG_CONNECT, "out of memory");
+		return;
+	}
+	for (char *at = copy, *end; at != NULL && *at != '\0'; at = end) {
+		end = strchr(at, '\n');
 		if (end != NULL)
 			*end++ = '\0';
 		expected[n++] = at;
-		at = end;
 	}
+	loop_timer_set(s->pod->w->loop, &s->timer, LIMIT_TLS_HANDSHAKE_MS, on_timer);
 	start(s, expected, n);
-	free(copy);
 }
 
 void hsess_dirty(struct hsess *s)
@@ -235,9 +250,12 @@ void hsess_fail(struct hsess *s, enum conn_flag flag, const char *error)
 	if (s->state == HS_DEAD)
 		return;
 	report(s, error);
+	if (s->tls != NULL && tls_session_revoked(s->tls))
+		metric_add(s->server ? M_CRL_REJECTIONS_DESTINATION : M_CRL_REJECTIONS_SOURCE, 1);
 	if (s->h2 != NULL && h2_calmed(s->h2))
 		metric_add(M_H2_ENHANCE_YOUR_CALM, 1);
 	hsess_waits_no_more(s);
+	idle_leave(s);
 	s->state = HS_DEAD;
 	loop_timer_cancel(&s->timer);
 	loop_timer_cancel(&s->idle_timer);
@@ -251,6 +269,7 @@ void hsess_fail(struct hsess *s, enum conn_flag flag, const char *error)
 	else
 		stat_add(&w->st.pooled, -1);
 	drop_streams(s);
+	gateway_session_gone(s);
 	if (s->slot != NULL)
 		pool_session_gone(s, flag, error);
 	if (list_empty(&s->conns))
@@ -275,6 +294,8 @@ void hsess_stream_gone(struct hsess *s)
 		pool_room(s);
 	else if (s->final_sent && s->nconns == 0)
 		hsess_dirty(s); /* the pump sees that all is done */
+	else
+		idle_enter(s);
 }
 
 /* A server first says that it is about to leave; what the peer opens before it has heard that is
@@ -293,6 +314,8 @@ static void announce(struct hsess *s)
  * if it is a peer that has not even said who it is. opened() and pool_room() go on from there. */
 static void goaway_early(struct hsess *s)
 {
+	if (s->state == HS_DEAD) /* its streams are still writing to slow applications */
+		return;
 	if (s->state == HS_PARKED || (!s->server && list_empty(&s->slot->waiters)))
 		hsess_fail(s, FLAG_NONE, NULL);
 	else if (s->server)
@@ -315,6 +338,13 @@ void hsess_goaway(struct hsess *s)
 	hsess_dirty(s);
 }
 
+void hsess_leave_within(struct hsess *s, uint64_t ms)
+{
+	hsess_goaway(s);
+	s->ping_out = true; /* the one of announce() */
+	loop_timer_set(s->pod->w->loop, &s->timer, ms, on_timer);
+}
+
 void hsess_pong(struct hsess *s)
 {
 	hsess_keepalive(s);
@@ -323,4 +353,33 @@ void hsess_pong(struct hsess *s)
 	s->final_sent = true;
 	h2_shutdown(s->h2, true);
 	hsess_dirty(s);
+}
+
+/* True when the peer is revoked, and the session has ended for it. */
+static bool end_revoked(struct hsess *s)
+{
+	static const char why[] = "connection closed: peer certificate revoked by CRL";
+
+	if (s->state == HS_DEAD || s->tls == NULL || tls_session_crl(s->tls, s->pod->w->crl))
+		return false;
+	if (s->state == HS_OPEN) {
+		s->retired = true; /* who waits for a stream gets none of this session */
+		list_for_each_safe (n, &s->conns)
+			conn_end(container_of(n, struct conn, t.sess_node), END_RESET,
+				 FLAG_CERT_REVOKED, why);
+		h2_terminate(s->h2, H2_NO_ERROR);
+		hsess_last_words(s);
+	}
+	hsess_fail(s, FLAG_CERT_REVOKED, why);
+	return true;
+}
+
+void hsess_crl(struct pod *p)
+{
+	struct list *n = p->sessions.next;
+
+	/* one that ends takes those along that it carried (gateway.c), so it starts over */
+	while (n != &p->sessions)
+		n = end_revoked(container_of(n, struct hsess, pod_node)) ? p->sessions.next
+									 : n->next;
 }

@@ -11,7 +11,6 @@
  * nothing is read from any application: the place to put it is missing (style R51).
  */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -33,7 +32,7 @@ static void socket_failed(struct hsess *s)
 {
 	char buf[96];
 
-	(void)snprintf(buf, sizeof(buf), "io error: %s", strerror(errno));
+	io_error_text(buf, sizeof(buf), "io error", errno);
 	hsess_fail(s, FLAG_CONNECT, buf);
 }
 
@@ -186,6 +185,7 @@ static void opened(struct hsess *s)
 		hsess_window(s);
 	hsess_keepalive(s);
 	hsess_dirty(s);
+	idle_enter(s);
 	if (s->server && w->draining)
 		hsess_goaway(s);
 	else if (!s->server)
@@ -211,6 +211,15 @@ static bool handshake(struct hsess *s)
 	return false;
 }
 
+void hsess_last_words(struct hsess *s)
+{
+	struct worker *w = s->pod->w;
+
+	w->stage.n = 0;
+	if (h2_send(s->h2, &w->stage) == 0)
+		encrypt(s);
+}
+
 static void parse(struct hsess *s, size_t n)
 {
 	struct worker *w = s->pod->w;
@@ -219,10 +228,8 @@ static void parse(struct hsess *s, size_t n)
 	tunnels_flush(w);
 	if (s->state == HS_DEAD)
 		return;
-	if (r < 0) { /* GOAWAY may be due: one last send */
-		w->stage.n = 0;
-		if (h2_send(s->h2, &w->stage) == 0)
-			encrypt(s);
+	if (r < 0) {
+		hsess_last_words(s);
 		hsess_fail(s, FLAG_CONNECT, h2_error(s->h2));
 		return;
 	}

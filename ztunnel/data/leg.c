@@ -71,11 +71,11 @@ void leg_close(struct worker *w, struct leg *l)
 	close_fd(l);
 }
 
-void leg_reset(struct worker *w, struct leg *l)
+void leg_reset(struct pod *p, struct leg *l)
 {
 	if (l->w.fd >= 0)
 		sock_ends_in_reset(l->w.fd, true);
-	if (!reset_later(w, l))
+	if (!reset_later(p, l))
 		close_fd(l);
 }
 

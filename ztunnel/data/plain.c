@@ -3,8 +3,6 @@
  * Source: ztunnel-spec 6.
  */
 #include <errno.h>
-#include <stdio.h>
-#include <string.h>
 
 #include "ztunnel/data/data.h"
 
@@ -18,7 +16,7 @@ static void on_dialled(struct dial *d, int error)
 		relay_start(c);
 		return;
 	}
-	(void)snprintf(buf, sizeof(buf), "connection failed: %s", strerror(error));
+	io_error_text(buf, sizeof(buf), "connection failed", error);
 	conn_end(c, END_RESET, FLAG_CONNECT, buf);
 }
 
@@ -34,11 +32,15 @@ void plain_go(struct conn *c)
 		conn_park(c);
 		return;
 	}
+	if (ask_source(c, &i->src_addr.ip))
+		return;
 	conn_unpark(c, CS_DIALING);
 	i->src = workload_ref(
 		mesh_workload_by_ip(w->mesh, str_of(w->cfg->network), &i->src_addr.ip));
 	i->dst = workload_ref(p->wl);
 	i->dst_addr = i->orig_dst;
+	i->service = service_ref(
+		decide_service_label(w->mesh, p->wl, (struct str){0}, i->orig_dst.port));
 	conn_opened(c);
 	if (!conn_allowed(c, why, sizeof(why))) {
 		conn_end(c, END_RESET, FLAG_DENY, why);
@@ -57,7 +59,7 @@ void plain_accepted(struct pod *p, int fd, const struct ip_port *peer)
 	if (c == NULL) {
 		struct leg l = {.w = {.fd = fd}};
 
-		leg_reset(p->w, &l);
+		leg_reset(p, &l);
 		return;
 	}
 	c->app.w.fd = fd;

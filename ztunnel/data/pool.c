@@ -6,6 +6,9 @@
  * sessions are created as the waiters need. When a session comes up it takes waiters; when it fails
  * and no other is on its way, all waiters fail with its reason: nobody waits for nothing. Every
  * wait is limited by the connection's own timer as well (ztunnel-spec 7.3, 17.12).
+ *
+ * A slot behind a gateway is one connection's own and in no table: its session is neither found by
+ * others nor kept (ztunnel-spec 4.7). All else is the same.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -14,33 +17,52 @@
 
 #include "ztunnel/data/data.h"
 
-#define WAIT_MS (LIMIT_CONNECT_MS + LIMIT_TLS_HANDSHAKE_MS + 1000)
+#define WAIT_MS		(LIMIT_CONNECT_MS + LIMIT_TLS_HANDSHAKE_MS + 1000)
+#define GATEWAY_WAIT_MS (WAIT_MS + LIMIT_CONNECT_RESPONSE_MS + LIMIT_TLS_HANDSHAKE_MS + 2000)
 
-static char *key_of(const struct route *r)
+static char *joined(const char *const *v, size_t n)
 {
 	struct strbuf b = {0};
 
-	for (size_t i = 0; i < r->nidentities; i++)
-		strbuf_printf(&b, "%s%s", i != 0 ? "\n" : "", r->identities[i]);
+	for (size_t i = 0; i < n; i++)
+		strbuf_printf(&b, "%s%s", i != 0 ? "\n" : "", v[i]);
 	return b.p != NULL ? strbuf_take(&b) : xstrdup("");
 }
 
-static struct pool_slot *slot_get(struct pod *p, const struct route *r)
+static char *joined_sans(const struct service *s)
 {
-	_cleanup_free_ char *key = key_of(r);
-	uint64_t hash = hash_mix(hash_str(str_of(key)), ip_port_hash(&r->dial));
+	struct strbuf b = {0};
+
+	for (size_t i = 0; i < s->nsans; i++)
+		strbuf_printf(&b, "%s%s", i != 0 ? "\n" : "", s->subject_alt_names[i].p);
+	return b.p != NULL ? strbuf_take(&b) : xstrdup("");
+}
+
+static struct pool_slot *slot_new(const struct ip_port *addr, char *key)
+{
+	struct pool_slot *slot = xcalloc(1, sizeof(*slot));
+
+	slot->addr = *addr;
+	slot->key = key;
+	list_init(&slot->sessions);
+	list_init(&slot->waiters);
+	return slot;
+}
+
+/* @key is taken over. */
+static struct pool_slot *slot_get(struct pod *p, char *key, const struct ip_port *addr)
+{
+	uint64_t hash = hash_mix(hash_str(str_of(key)), ip_port_hash(addr));
 	struct pool_slot *slot;
 
 	for (struct hnode *n = htab_first(&p->pool, hash); n != NULL; n = htab_next(n)) {
 		slot = container_of(n, struct pool_slot, node);
-		if (ip_port_eq(&slot->addr, &r->dial) && strcmp(slot->key, key) == 0)
-			return slot;
+		if (!ip_port_eq(&slot->addr, addr) || strcmp(slot->key, key) != 0)
+			continue;
+		free(key);
+		return slot;
 	}
-	slot = xcalloc(1, sizeof(*slot));
-	slot->addr = r->dial;
-	slot->key = take_ptr(key);
-	list_init(&slot->sessions);
-	list_init(&slot->waiters);
+	slot = slot_new(addr, key);
 	htab_insert(&p->pool, &slot->node, hash);
 	return slot;
 }
@@ -49,7 +71,9 @@ static void slot_put(struct pod *p, struct pool_slot *slot)
 {
 	if (slot->users != 0 || !list_empty(&slot->sessions))
 		return;
-	htab_remove(&p->pool, &slot->node);
+	if (slot->gateway == NULL)
+		htab_remove(&p->pool, &slot->node);
+	free(slot->gateway);
 	free(slot->key);
 	free(slot);
 }
@@ -94,7 +118,7 @@ static void on_dialled(struct dial *d, int error)
 			       strerror(error));
 		hsess_fail(s, FLAG_NETWORK_POLICY, buf);
 	} else {
-		(void)snprintf(buf, sizeof(buf), "io error: %s", strerror(error));
+		io_error_text(buf, sizeof(buf), "io error", error);
 		hsess_fail(s, FLAG_CONNECT, buf);
 	}
 }
@@ -112,6 +136,10 @@ static bool grow(struct pod *p, struct pool_slot *slot, size_t pending)
 	s->peer = slot->addr;
 	s->slot = slot;
 	list_append(&slot->sessions, &s->slot_node);
+	if (slot->gateway != NULL) {
+		gateway_dial(s);
+		return true;
+	}
 	if (dial_start(p, &s->leg, &slot->addr, NULL, on_dialled, s) == NULL) {
 		hsess_fail(s, FLAG_CONNECT, "out of memory");
 		return pending != 0;
@@ -138,18 +166,36 @@ static void place(struct conn *c, struct pool_slot *slot)
 	list_append(&slot->waiters, &c->t.sess_node);
 	slot->nwaiters++;
 	/* longer than one attempt, whose own end has the better reason */
-	loop_timer_set(c->pod->w->loop, &c->timer, WAIT_MS, on_no_session);
+	loop_timer_set(c->pod->w->loop, &c->timer,
+		       slot->gateway != NULL ? GATEWAY_WAIT_MS : WAIT_MS, on_no_session);
 	if (!grow(c->pod, slot, pending) && c->state != CS_DEAD)
 		conn_end(c, END_RESET, FLAG_CONNECT, "out of memory");
 }
 
-void pool_get(struct conn *c, const struct route *r)
+static void use(struct conn *c, struct pool_slot *slot)
 {
-	struct pool_slot *slot = slot_get(c->pod, r);
-
 	c->t.slot = slot;
 	slot->users++;
 	place(c, slot);
+}
+
+void pool_get(struct conn *c, const struct route *r)
+{
+	char *key = joined(r->identities, r->nidentities);
+	struct pool_slot *slot;
+
+	if (r->kind != ROUTE_DOUBLE_HBONE) {
+		use(c, slot_get(c->pod, key, &r->dial));
+		return;
+	}
+	slot = slot_new(&r->dial, joined_sans(r->inner));
+	slot->gateway = key;
+	use(c, slot);
+}
+
+void pool_get_gateway(struct conn *c, const char *identities, const struct ip_port *addr)
+{
+	use(c, slot_get(c->pod, xstrdup(identities), addr));
 }
 
 static void leave_waiters(struct conn *c)
@@ -253,7 +299,7 @@ void pool_room(struct hsess *s)
 		return;
 	if (s->nconns != 0)
 		loop_timer_cancel(&s->idle_timer);
-	else if (s->retired || s->pod->w->draining)
+	else if (s->retired || s->pod->w->draining || s->slot->gateway != NULL)
 		hsess_goaway(s);
 	else
 		loop_timer_set(s->pod->w->loop, &s->idle_timer, s->pod->w->cfg->pool_idle_ms,

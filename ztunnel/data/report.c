@@ -31,7 +31,8 @@ struct dump_msg {
 
 static void add_conn(struct pod_part *part, const struct conn *c)
 {
-	struct strbuf *out = c->kind == CONN_OUT ? &part->outbound : &part->inbound;
+	bool outbound = c->kind == CONN_OUT;
+	struct strbuf *out = outbound ? &part->outbound : &part->inbound;
 	const struct conn_info *i = &c->info;
 	char buf[IP_PORT_TEXT_MAX];
 	struct jsonw w;
@@ -44,7 +45,8 @@ static void add_conn(struct pod_part *part, const struct conn *c)
 	jsonw_obj(&w, NULL);
 	jsonw_cstr(&w, "src", ip_port_format(&i->src_addr, buf));
 	jsonw_cstr(&w, "originalDst", ip_port_format(&i->orig_dst, buf));
-	jsonw_cstr(&w, "actualDst", ip_port_format(&i->dst_addr, buf));
+	/* of what comes in, as stock: where the application is, not the tunnel's own port */
+	jsonw_cstr(&w, "actualDst", ip_port_format(outbound ? &i->dst_addr : &i->orig_dst, buf));
 	jsonw_cstr(&w, "protocol", i->via == VIA_HBONE ? "HBONE" : "TCP");
 	jsonw_end_obj(&w);
 }

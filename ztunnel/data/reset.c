@@ -18,12 +18,16 @@
 
 #define FIRST_MS 16
 #define NEXT_MS	 100
+#define GONE_MS                                                                                    \
+	2000 /* of a pod that is served no more: it was deleted, or it lives and answers           \
+	      */
 
 struct late_reset {
 	struct list node; /* worker->late_resets */
 	struct timer timer;
 	struct worker *w;
-	int fd; /* ends in a reset when it is closed */
+	const struct pod *pod; /* NULL: it is served no more */
+	int fd;		       /* ends in a reset when it is closed */
 	uint64_t until_ms;
 };
 
@@ -54,8 +58,9 @@ static void on_time(struct timer *t)
 		loop_timer_set(r->w->loop, t, NEXT_MS, on_time);
 }
 
-bool reset_later(struct worker *w, struct leg *l)
+bool reset_later(struct pod *p, struct leg *l)
 {
+	struct worker *w = p->w;
 	struct late_reset *r;
 
 	if (!l->borrowed || w->nlate_resets >= LIMIT_LATE_RESETS || !has_unacked(l->w.fd))
@@ -65,12 +70,28 @@ bool reset_later(struct worker *w, struct leg *l)
 		return false;
 	loop_unwatch(w->loop, &l->w);
 	r->w = w;
+	r->pod = p;
 	r->fd = take_fd(l->w.fd);
 	r->until_ms = loop_now_ms(w->loop) + LIMIT_LATE_RESET_MS;
 	list_append(&w->late_resets, &r->node);
 	w->nlate_resets++;
 	loop_timer_set(w->loop, &r->timer, FIRST_MS, on_time);
 	return true;
+}
+
+void late_resets_soon(struct pod *p)
+{
+	uint64_t soon = loop_now_ms(p->w->loop) + GONE_MS;
+
+	list_for_each (n, &p->w->late_resets) {
+		struct late_reset *r = container_of(n, struct late_reset, node);
+
+		if (r->pod != p)
+			continue;
+		r->pod = NULL;
+		if (r->until_ms > soon)
+			r->until_ms = soon;
+	}
 }
 
 void late_resets_now(struct worker *w)

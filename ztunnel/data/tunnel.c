@@ -16,6 +16,8 @@
  *   EOF of the socket               -> END_STREAM
  *   socket error                    -> RST_STREAM CONNECT_ERROR
  *   reset NO_ERROR, no END_STREAM   -> as END_STREAM, then closed
+ *   reset CONNECT_ERROR by a waypoint -> likewise: Envoy ends a CONNECT so whenever its upstream
+ *                                      connection closes, with FIN or not
  *   reset otherwise, no END_STREAM  -> batch written, queue dropped, RST to the application
  *   reset after END_STREAM          -> the peer reads no more: queue flushed, closed normally
  */
@@ -42,6 +44,7 @@ void tunnel_attach(struct conn *c, struct hsess *s, int32_t id)
 	c->t.id = id;
 	list_append(&s->conns, &c->t.sess_node);
 	s->nconns++;
+	idle_leave(s);
 	stat_add(&c->pod->w->st.streams, 1);
 }
 
@@ -71,6 +74,7 @@ void tunnel_detach(struct conn *c, uint32_t code)
 	list_remove(&c->t.back_node);
 	list_remove(&c->t.sched_node);
 	free(take_ptr(c->t.parked));
+	free(take_ptr(c->t.first.p));
 	pool_forget(c);
 	if (s == NULL)
 		return;
@@ -270,13 +274,15 @@ static bool flush_queue(struct conn *c)
 
 static bool reset_is_abort(const struct conn *c)
 {
-	return c->t.closed && !c->t.rx_eof && c->t.code != H2_NO_ERROR;
+	if (!c->t.closed || c->t.rx_eof || c->t.code == H2_NO_ERROR)
+		return false;
+	return !(c->t.via_waypoint && c->t.code == H2_CONNECT_ERROR);
 }
 
 /* A stream that ended before both sides were connected. */
 static void closed_early(struct conn *c)
 {
-	if (c->kind == CONN_OUT) {
+	if (c->kind != CONN_IN_HBONE) {
 		/* INTERNAL_ERROR on a retired session: never sent, GOAWAY came first */
 		bool unsent = c->t.code == H2_REFUSED_STREAM ||
 			      (c->t.code == H2_INTERNAL_ERROR && c->t.s != NULL && c->t.s->retired);

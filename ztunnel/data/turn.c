@@ -56,7 +56,7 @@ void turn_check_drained(struct worker *w)
 {
 	struct msg *m = w->drain_msg;
 
-	if (!w->draining || m == NULL)
+	if (!w->draining || m == NULL || (w->dns != NULL && dns_worker_waiting(w->dns) != 0))
 		return;
 	htab_for_each (n, &w->pods) {
 		struct pod *p = container_of(n, struct pod, node);

@@ -1,98 +1,175 @@
 /* SPDX-License-Identifier: Apache-2.0
- * mesh.c: building a snapshot and its indices, and looking things up.
+ * mesh.c: looking things up in a snapshot. How one is made: mesh_edit.c.
  *
- * Theory of operation. The builder collects objects in three arrays in the order given. finish()
- * moves the arrays into the snapshot and builds every index in one pass; all index nodes live in
- * the snapshot's arena and point to objects on which the snapshot holds one reference each. After
- * that nothing is written any more, so lookups need no lock. The order of insertion decides ties
- * (ztunnel-spec 4.1, 4.2), and hash chains do not keep it: an index with several holders per key
- * keeps its own list.
+ * A snapshot is a handful of persistent indices (index.h) over objects that it holds. Nothing of it
+ * is written any more once it was handed out, so lookups need no lock. The order in which objects
+ * came decides ties (ztunnel-spec 4.1, 4.2), and the sets of an index keep it.
  */
 #include "ztunnel/mesh/mesh.h"
 
-#include <errno.h>
 #include <stdlib.h>
 
 #include "lib/base/bug.h"
-#include "lib/base/err.h"
 #include "lib/base/mem.h"
+#include "ztunnel/mesh/mesh_internal.h"
 
-struct wl_node { /* by_uid, by_ip, local */
-	struct hnode h;
-	struct net_ip key; /* by_ip only */
-	struct workload *wl;
-};
-struct svc_node { /* by_host */
-	struct hnode h;
-	struct service *svc;
-	struct endpoint *eps;
-	size_t neps, cap;
-};
-struct vip_entry {
-	struct vip_entry *next;
-	struct service *svc;
-};
-struct vip_node {
-	struct hnode h;
-	struct net_ip key;
-	struct vip_entry *first, **tail;
-};
-struct cidr_entry {
-	struct str network;
-	struct ip_cidr cidr;
-	struct service *svc;
-};
-struct policy_node { /* by_key */
-	struct hnode h;
-	struct policy *policy;
-};
-struct scope_node { /* by_ns */
-	struct hnode h;
-	struct str ns;
-	struct policy **v;
-	size_t n, cap;
-};
+#define HOSTNAME_MAX 253
 
-struct mesh {
-	atomic_uint refs;
-	uint64_t generation;
-	struct arena *arena;
-	struct workload **workloads;
-	struct service **services;
-	struct policy **policies;
-	size_t nworkloads, nservices, npolicies;
-	struct htab by_uid, by_ip, local, by_host, by_vip, by_key, by_ns;
-	struct cidr_entry *cidrs;
-	size_t ncidrs;
-	struct scope_node global;
-};
+/* ---- keys ---- */
 
-struct mesh_builder {
-	struct mesh *m;
-	size_t cap_w, cap_s, cap_p;
-};
-
-/* Grows a heap array by doubling. */
-static void *grow(void *v, size_t n, size_t *cap, size_t size)
-{
-	if (n < *cap)
-		return v;
-	*cap = *cap != 0 ? *cap * 2 : 8;
-	return xrealloc_array(v, *cap, size);
-}
-
-static uint64_t hash_net_ip(struct str network, const struct ip_addr *ip)
+uint64_t mesh_hash_net_ip(struct str network, const struct ip_addr *ip)
 {
 	return hash_mix(hash_str(network), ip_hash(ip));
 }
-static uint64_t hash_two(struct str a, struct str b)
+
+uint64_t mesh_hash_two(struct str a, struct str b)
 {
 	return hash_mix(hash_str(a), hash_str(b));
 }
-static uint64_t hash_local(struct str name, struct str ns, struct str sa)
+
+uint64_t mesh_hash_name(struct str hostname)
 {
-	return hash_mix(hash_two(ns, sa), hash_str(name));
+	char text[HOSTNAME_MAX];
+
+	if (hostname.n > sizeof(text)) /* no name that is asked for is as long */
+		return 0;
+	for (size_t i = 0; i < hostname.n; i++)
+		text[i] = ascii_lower(hostname.p[i]);
+	return hash_bytes(text, hostname.n);
 }
+
+uint64_t mesh_hash_local(struct str name, struct str ns, struct str sa)
+{
+	return hash_mix(mesh_hash_two(ns, sa), hash_str(name));
+}
+
+static const void *first_of(const void *element)
+{
+	return *(const void *const *)element;
+}
+
+static bool uid_has(const void *element, const void *key)
+{
+	const struct workload *w = first_of(element);
+
+	return str_eq(w->uid, ((const struct mesh_key *)key)->a);
+}
+
+static bool ip_has(const void *element, const void *key)
+{
+	const struct ip_entry *e = element;
+	const struct mesh_key *k = key;
+
+	return ip_eq(&e->key.ip, k->ip) && str_eq(e->key.network, k->a);
+}
+
+static bool wl_host_has(const void *element, const void *key)
+{
+	const struct workload *w = first_of(element);
+	const struct mesh_key *k = key;
+
+	return str_eq(w->ns, k->a) && str_eq(w->hostname, k->b);
+}
+
+static bool local_has(const void *element, const void *key)
+{
+	const struct workload *w = first_of(element);
+	const struct mesh_key *k = key;
+
+	return str_eq(w->name, k->a) && str_eq(w->ns, k->b) && str_eq(w->sa, k->c);
+}
+
+static bool host_has(const void *element, const void *key)
+{
+	const struct service *s = first_of(element);
+	const struct mesh_key *k = key;
+
+	return str_eq(s->ns, k->a) && str_eq(s->hostname, k->b);
+}
+
+static bool name_has(const void *element, const void *key)
+{
+	return str_eq_nocase(((const struct service *)first_of(element))->hostname,
+			     ((const struct mesh_key *)key)->a);
+}
+
+/* The name of a membership is "namespace/hostname". */
+static bool eps_has(const void *element, const void *key)
+{
+	struct str name = ((const struct endpoint *)element)->service;
+	const struct mesh_key *k = key;
+
+	return name.n == k->a.n + 1 + k->b.n && str_has_prefix(name, k->a) &&
+	       name.p[k->a.n] == '/' && str_has_suffix(name, k->b);
+}
+
+static bool vip_has(const void *element, const void *key)
+{
+	const struct service *s = first_of(element);
+	const struct mesh_key *k = key;
+
+	for (size_t i = 0; i < s->nvips; i++)
+		if (str_eq(s->vips[i].network, k->a) && ip_eq(&s->vips[i].ip, k->ip))
+			return true;
+	return false;
+}
+
+static bool policy_has(const void *element, const void *key)
+{
+	const struct policy *p = first_of(element);
+
+	return str_eq(p->key, ((const struct mesh_key *)key)->a);
+}
+
+static bool scope_has(const void *element, const void *key)
+{
+	const struct policy *p = first_of(element);
+
+	return str_eq(p->ns, ((const struct mesh_key *)key)->a);
+}
+
+static void ref_workload(void *w)
+{
+	(void)workload_ref(w);
+}
+static void unref_workload(void *w)
+{
+	workload_unref(w);
+}
+static void ref_service(void *s)
+{
+	(void)service_ref(s);
+}
+static void unref_service(void *s)
+{
+	service_unref(s);
+}
+static void ref_policy(void *p)
+{
+	(void)policy_ref(p);
+}
+static void unref_policy(void *p)
+{
+	policy_unref(p);
+}
+
+const struct ix_kind mesh_kind[IX_N] = {
+	[IX_UID] = {sizeof(void *), ref_workload, unref_workload, uid_has},
+	[IX_IP] = {sizeof(struct ip_entry), NULL, NULL, ip_has},
+	[IX_WL_HOST] = {sizeof(void *), NULL, NULL, wl_host_has},
+	[IX_LOCAL] = {sizeof(void *), NULL, NULL, local_has},
+	[IX_HOST] = {sizeof(void *), ref_service, unref_service, host_has},
+	[IX_NAME] = {sizeof(void *), NULL, NULL, name_has},
+	[IX_EPS] = {sizeof(struct endpoint), NULL, NULL, eps_has},
+	[IX_HIDDEN] = {sizeof(struct endpoint), NULL, NULL, eps_has},
+	[IX_VIP] = {sizeof(void *), NULL, NULL, vip_has},
+	[IX_POLICY] = {sizeof(void *), ref_policy, unref_policy, policy_has},
+	[IX_SCOPE] = {sizeof(void *), NULL, NULL, scope_has},
+};
+const struct ix_kind mesh_cidr_kind = {sizeof(struct cidr_entry), NULL, NULL, NULL};
+const struct ix_kind mesh_global_kind = {sizeof(void *), NULL, NULL, NULL};
+
+/* ---- life ---- */
 
 struct mesh *mesh_ref(struct mesh *m)
 {
@@ -103,29 +180,10 @@ struct mesh *mesh_ref(struct mesh *m)
 
 static void mesh_free(struct mesh *m)
 {
-	for (size_t i = 0; i < m->nworkloads; i++)
-		workload_unref(m->workloads[i]);
-	for (size_t i = 0; i < m->nservices; i++)
-		service_unref(m->services[i]);
-	for (size_t i = 0; i < m->npolicies; i++)
-		policy_unref(m->policies[i]);
-	htab_for_each (n, &m->by_host)
-		free(container_of(n, struct svc_node, h)->eps);
-	htab_for_each (n, &m->by_ns)
-		free(container_of(n, struct scope_node, h)->v);
-	free(m->global.v);
-	free(m->workloads);
-	free(m->services);
-	free(m->policies);
-	free(m->cidrs);
-	htab_fini(&m->by_uid);
-	htab_fini(&m->by_ip);
-	htab_fini(&m->local);
-	htab_fini(&m->by_host);
-	htab_fini(&m->by_vip);
-	htab_fini(&m->by_key);
-	htab_fini(&m->by_ns);
-	(void)arena_free(m->arena);
+	ix_set_unref(m->cidrs, &mesh_cidr_kind);
+	ix_set_unref(m->global, &mesh_global_kind);
+	for (size_t i = 0; i < IX_N; i++) /* those that only borrow do not look at what is gone */
+		ix_fini(&m->ix[i], &mesh_kind[i]);
 	free(m);
 }
 
@@ -136,98 +194,22 @@ void mesh_unref(struct mesh *m)
 	mesh_free(m);
 }
 
+bool mesh_is_last(const struct mesh *m)
+{
+	return atomic_load_explicit(&m->refs, memory_order_acquire) == 1;
+}
+
 uint64_t mesh_generation(const struct mesh *m)
 {
 	return m->generation;
 }
 
-struct mesh_builder *mesh_builder_new(void)
+struct mesh *mesh_empty(void)
 {
-	struct mesh_builder *b = xcalloc(1, sizeof(*b));
-	struct mesh *m = xcalloc(1, sizeof(*m));
-
-	atomic_init(&m->refs, 1);
-	m->arena = arena_new();
-	b->m = m;
-	return b;
+	return mesh_builder_finish(mesh_builder_new(STR("")), 0);
 }
 
-struct mesh_builder *mesh_builder_free(struct mesh_builder *b)
-{
-	if (b == NULL)
-		return NULL;
-	mesh_unref(b->m);
-	free(b);
-	return NULL;
-}
-
-static struct svc_node *find_svc(const struct mesh *m, struct str ns, struct str hostname)
-{
-	struct hnode *n = htab_first(&m->by_host, hash_two(ns, hostname));
-
-	for (; n != NULL; n = htab_next(n)) {
-		struct svc_node *s = container_of(n, struct svc_node, h);
-
-		if (str_eq(s->svc->ns, ns) && str_eq(s->svc->hostname, hostname))
-			return s;
-	}
-	return NULL;
-}
-
-int mesh_builder_workload(struct mesh_builder *b, struct workload *w, struct err *err)
-{
-	struct mesh *m = b->m;
-	struct wl_node *n;
-
-	if (mesh_workload_by_uid(m, w->uid) != NULL) {
-		(void)err_set(err, EEXIST, "workload uid %s is used twice", str_shown(w->uid));
-		workload_unref(w);
-		return -EEXIST;
-	}
-	m->workloads = grow(m->workloads, m->nworkloads, &b->cap_w, sizeof(struct workload *));
-	m->workloads[m->nworkloads++] = w;
-	n = arena_alloc(m->arena, sizeof(*n));
-	n->wl = w;
-	htab_insert(&m->by_uid, &n->h, hash_str(w->uid));
-	return 0;
-}
-
-int mesh_builder_service(struct mesh_builder *b, struct service *s, struct err *err)
-{
-	struct mesh *m = b->m;
-	struct svc_node *n;
-
-	if (find_svc(m, s->ns, s->hostname) != NULL) {
-		(void)err_set(err, EEXIST, "service %s/%s is there twice", str_shown(s->ns),
-			      str_shown(s->hostname));
-		service_unref(s);
-		return -EEXIST;
-	}
-	m->services = grow(m->services, m->nservices, &b->cap_s, sizeof(struct service *));
-	m->services[m->nservices++] = s;
-	n = arena_alloc(m->arena, sizeof(*n));
-	n->svc = s;
-	htab_insert(&m->by_host, &n->h, hash_two(s->ns, s->hostname));
-	return 0;
-}
-
-int mesh_builder_policy(struct mesh_builder *b, struct policy *p, struct err *err)
-{
-	struct mesh *m = b->m;
-	struct policy_node *n;
-
-	if (mesh_policy(m, p->key) != NULL) {
-		(void)err_set(err, EEXIST, "policy %s is there twice", str_shown(p->key));
-		policy_unref(p);
-		return -EEXIST;
-	}
-	m->policies = grow(m->policies, m->npolicies, &b->cap_p, sizeof(struct policy *));
-	m->policies[m->npolicies++] = p;
-	n = arena_alloc(m->arena, sizeof(*n));
-	n->policy = p;
-	htab_insert(&m->by_key, &n->h, hash_str(p->key));
-	return 0;
-}
+/* ---- lookups ---- */
 
 /* Several workloads may claim one address: ztunnel-spec 4.1 "workloads by address". */
 static int ip_rank(const struct workload *w)
@@ -237,189 +219,39 @@ static int ip_rank(const struct workload *w)
 	return (pod ? 2 : 0) + (w->protocol == WL_HBONE ? 1 : 0);
 }
 
-static struct wl_node *find_ip(const struct mesh *m, struct str network, const struct ip_addr *ip)
-{
-	struct hnode *n = htab_first(&m->by_ip, hash_net_ip(network, ip));
-
-	for (; n != NULL; n = htab_next(n)) {
-		struct wl_node *w = container_of(n, struct wl_node, h);
-
-		if (str_eq(w->key.network, network) && ip_eq(&w->key.ip, ip))
-			return w;
-	}
-	return NULL;
-}
-
-static void index_ip(struct mesh *m, struct workload *w, const struct ip_addr *ip)
-{
-	struct wl_node *n = find_ip(m, w->network, ip);
-
-	if (n != NULL) {
-		if (ip_rank(w) >= ip_rank(n->wl)) { /* the last one wins ties */
-			n->wl = w;
-			n->key.network = w->network;
-		}
-		return;
-	}
-	n = arena_alloc(m->arena, sizeof(*n));
-	n->wl = w;
-	n->key = (struct net_ip){w->network, *ip};
-	htab_insert(&m->by_ip, &n->h, hash_net_ip(w->network, ip));
-}
-
-static void index_endpoints(struct mesh *m, struct workload *w)
-{
-	for (size_t i = 0; i < w->nservices; i++) {
-		struct str host = w->services[i].name, ns;
-		struct svc_node *s;
-
-		if (!str_cut(&host, '/', &ns))
-			continue; /* the parsers refuse such a name */
-		s = find_svc(m, ns, host);
-		if (s == NULL || (w->unhealthy && !s->svc->allow_unhealthy))
-			continue;
-		s->eps = grow(s->eps, s->neps, &s->cap, sizeof(struct endpoint));
-		s->eps[s->neps++] =
-			(struct endpoint){w, w->services[i].ports, w->services[i].nports};
-	}
-}
-
-static void index_workload(struct mesh *m, struct workload *w, struct str node)
-{
-	if (!w->host_network)
-		for (size_t i = 0; i < w->nips; i++)
-			index_ip(m, w, &w->ips[i]);
-	if (node.n == 0 || str_eq(w->node, node)) {
-		struct wl_node *n = arena_alloc(m->arena, sizeof(*n));
-
-		n->wl = w;
-		htab_insert(&m->local, &n->h, hash_local(w->name, w->ns, w->sa));
-	}
-	index_endpoints(m, w);
-}
-
-static struct vip_node *find_vip(const struct mesh *m, struct str network, const struct ip_addr *ip)
-{
-	struct hnode *n = htab_first(&m->by_vip, hash_net_ip(network, ip));
-
-	for (; n != NULL; n = htab_next(n)) {
-		struct vip_node *v = container_of(n, struct vip_node, h);
-
-		if (str_eq(v->key.network, network) && ip_eq(&v->key.ip, ip))
-			return v;
-	}
-	return NULL;
-}
-
-static void index_service(struct mesh *m, struct service *s)
-{
-	for (size_t i = 0; i < s->nvips; i++) {
-		struct vip_node *n = find_vip(m, s->vips[i].network, &s->vips[i].ip);
-		struct vip_entry *e = arena_alloc(m->arena, sizeof(*e));
-
-		e->svc = s;
-		if (n == NULL) {
-			n = arena_alloc(m->arena, sizeof(*n));
-			n->key = s->vips[i];
-			n->tail = &n->first;
-			htab_insert(&m->by_vip, &n->h, hash_net_ip(n->key.network, &n->key.ip));
-		}
-		*n->tail = e;
-		n->tail = &e->next;
-	}
-	for (size_t i = 0; i < s->ncidr_vips; i++)
-		m->cidrs[m->ncidrs++] =
-			(struct cidr_entry){s->cidr_vips[i].network, s->cidr_vips[i].cidr, s};
-}
-
-static struct scope_node *find_scope(const struct mesh *m, struct str ns)
-{
-	struct hnode *n = htab_first(&m->by_ns, hash_str(ns));
-
-	for (; n != NULL; n = htab_next(n)) {
-		struct scope_node *s = container_of(n, struct scope_node, h);
-
-		if (str_eq(s->ns, ns))
-			return s;
-	}
-	return NULL;
-}
-
-static void index_policy(struct mesh *m, struct policy *p)
-{
-	struct scope_node *s = &m->global;
-
-	if (p->scope == POLICY_WORKLOAD)
-		return; /* found by name only */
-	if (p->scope == POLICY_NAMESPACE) {
-		s = find_scope(m, p->ns);
-		if (s == NULL) {
-			s = arena_alloc(m->arena, sizeof(*s));
-			s->ns = p->ns;
-			htab_insert(&m->by_ns, &s->h, hash_str(p->ns));
-		}
-	}
-	s->v = grow(s->v, s->n, &s->cap, sizeof(struct policy *));
-	s->v[s->n++] = p;
-}
-
-struct mesh *mesh_builder_finish(struct mesh_builder *b, struct str node, uint64_t generation)
-{
-	struct mesh *m = take_ptr(b->m);
-	size_t ncidrs = 0;
-
-	free(b);
-	m->generation = generation;
-	for (size_t i = 0; i < m->nservices; i++)
-		ncidrs += m->services[i]->ncidr_vips;
-	m->cidrs = xcalloc(ncidrs != 0 ? ncidrs : 1, sizeof(struct cidr_entry));
-	for (size_t i = 0; i < m->nservices; i++)
-		index_service(m, m->services[i]);
-	for (size_t i = 0; i < m->nworkloads; i++)
-		index_workload(m, m->workloads[i], node);
-	for (size_t i = 0; i < m->npolicies; i++)
-		index_policy(m, m->policies[i]);
-	return m;
-}
-
-struct mesh *mesh_empty(void)
-{
-	return mesh_builder_finish(mesh_builder_new(), STR(""), 0);
-}
-
 struct workload *mesh_workload_by_ip(const struct mesh *m, struct str network,
 				     const struct ip_addr *ip)
 {
-	struct wl_node *n = find_ip(m, network, ip);
+	struct mesh_key k = {.a = network, .ip = ip};
+	struct ix_view s = mesh_find(m, IX_IP, mesh_hash_net_ip(network, ip), &k);
+	const struct ip_entry *v = s.v;
+	struct workload *best = mesh_first(s);
 
-	return n != NULL ? n->wl : NULL;
+	for (uint32_t i = 1; i < s.n; i++)
+		if (ip_rank(v[i].wl) >= ip_rank(best)) /* the last one wins ties */
+			best = v[i].wl;
+	return best;
 }
 
 struct workload *mesh_workload_by_uid(const struct mesh *m, struct str uid)
 {
-	struct hnode *n = htab_first(&m->by_uid, hash_str(uid));
+	struct mesh_key k = {.a = uid};
 
-	for (; n != NULL; n = htab_next(n)) {
-		struct wl_node *w = container_of(n, struct wl_node, h);
-
-		if (str_eq(w->wl->uid, uid))
-			return w->wl;
-	}
-	return NULL;
+	return mesh_first(mesh_find(m, IX_UID, hash_str(uid), &k));
 }
 
 struct workload *mesh_local_workload(const struct mesh *m, struct str name, struct str ns,
 				     struct str sa)
 {
-	struct hnode *n = htab_first(&m->local, hash_local(name, ns, sa));
+	struct mesh_key k = {.a = name, .b = ns, .c = sa};
+	struct ix_view s = mesh_find(m, IX_LOCAL, mesh_hash_local(name, ns, sa), &k);
 
-	for (; n != NULL; n = htab_next(n)) {
-		struct wl_node *w = container_of(n, struct wl_node, h);
+	return s.n != 0 ? ((struct workload *const *)s.v)[s.n - 1] : NULL;
+}
 
-		if (str_eq(w->wl->name, name) && str_eq(w->wl->ns, ns) && str_eq(w->wl->sa, sa))
-			return w->wl;
-	}
-	return NULL;
+struct workload *mesh_any_local(const struct mesh *m)
+{
+	return m->any_local;
 }
 
 static bool visible(const struct service *s, struct str client_ns)
@@ -434,19 +266,19 @@ static bool same_ns(const struct service *s, struct str client_ns)
 
 /* Same namespace > canonical (the last one) > first; a later service of the same namespace replaces
  * an earlier one (ztunnel-spec 4.1, 4.2). */
-static struct service *best_exact(const struct vip_node *v, struct str client_ns)
+static struct service *best_exact(struct ix_view s, struct str client_ns)
 {
-	struct service *best = NULL;
+	struct service *const *v = s.v, *best = NULL;
 	int best_rank = -1;
 
-	for (const struct vip_entry *e = v->first; e != NULL; e = e->next) {
-		int rank = same_ns(e->svc, client_ns) ? 2 : e->svc->canonical ? 1 : 0;
+	for (uint32_t i = 0; i < s.n; i++) {
+		int rank = same_ns(v[i], client_ns) ? 2 : v[i]->canonical ? 1 : 0;
 
-		if (!visible(e->svc, client_ns))
+		if (!visible(v[i], client_ns))
 			continue;
 		if (rank > best_rank ||
-		    (rank == best_rank && (rank == 1 || str_eq(e->svc->ns, best->ns)))) {
-			best = e->svc;
+		    (rank == best_rank && (rank == 1 || str_eq(v[i]->ns, best->ns)))) {
+			best = v[i];
 			best_rank = rank;
 		}
 	}
@@ -457,11 +289,13 @@ static struct service *best_exact(const struct vip_node *v, struct str client_ns
 static struct service *best_cidr(const struct mesh *m, struct str network, const struct ip_addr *ip,
 				 struct str client_ns)
 {
+	struct ix_view s = mesh_set(m->cidrs);
+	const struct cidr_entry *v = s.v;
 	struct service *best = NULL;
 	int best_rank = -1;
 
-	for (size_t i = 0; i < m->ncidrs; i++) {
-		const struct cidr_entry *c = &m->cidrs[i];
+	for (uint32_t i = 0; i < s.n; i++) {
+		const struct cidr_entry *c = &v[i];
 		int rank;
 
 		if (!str_eq(c->network, network) || !ip_in_cidr(ip, &c->cidr) ||
@@ -480,70 +314,162 @@ static struct service *best_cidr(const struct mesh *m, struct str network, const
 struct service *mesh_service_by_vip(const struct mesh *m, struct str network,
 				    const struct ip_addr *ip, struct str client_ns)
 {
-	struct vip_node *v = find_vip(m, network, ip);
-	struct service *s = v != NULL ? best_exact(v, client_ns) : NULL;
+	struct mesh_key k = {.a = network, .ip = ip};
+	struct service *s =
+		best_exact(mesh_find(m, IX_VIP, mesh_hash_net_ip(network, ip), &k), client_ns);
 
 	return s != NULL ? s : best_cidr(m, network, ip, client_ns);
 }
 
 struct service *mesh_service_by_host(const struct mesh *m, struct str ns, struct str hostname)
 {
-	struct svc_node *s = find_svc(m, ns, hostname);
+	struct mesh_key k = {.a = ns, .b = hostname};
 
-	return s != NULL ? s->svc : NULL;
+	return mesh_first(mesh_find(m, IX_HOST, mesh_hash_two(ns, hostname), &k));
+}
+
+struct service *mesh_service_by_name(const struct mesh *m, struct str hostname,
+				     struct str client_ns)
+{
+	struct mesh_key k = {.a = hostname};
+
+	return best_exact(mesh_find(m, IX_NAME, mesh_hash_name(hostname), &k), client_ns);
+}
+
+struct service *const *mesh_services_by_name(const struct mesh *m, struct str hostname,
+					     size_t *ret_n)
+{
+	struct mesh_key k = {.a = hostname};
+	struct ix_view s = mesh_find(m, IX_NAME, mesh_hash_name(hostname), &k);
+
+	*ret_n = s.n;
+	return s.v;
+}
+
+bool mesh_has_wildcards(const struct mesh *m)
+{
+	return m->nwildcards != 0;
+}
+
+struct workload *mesh_workload_by_host(const struct mesh *m, struct str ns, struct str hostname)
+{
+	struct mesh_key k = {.a = ns, .b = hostname};
+
+	return mesh_first(mesh_find(m, IX_WL_HOST, mesh_hash_two(ns, hostname), &k));
 }
 
 const struct endpoint *mesh_endpoints(const struct mesh *m, const struct service *s, size_t *ret_n)
 {
-	struct svc_node *n = find_svc(m, s->ns, s->hostname);
+	struct mesh_key k = {.a = s->ns, .b = s->hostname};
+	struct ix_view eps = mesh_find(m, IX_EPS, mesh_hash_two(s->ns, s->hostname), &k);
 
-	*ret_n = n != NULL ? n->neps : 0;
-	return n != NULL ? n->eps : NULL;
+	*ret_n = eps.n;
+	return eps.v;
 }
 
 struct policy *mesh_policy(const struct mesh *m, struct str key)
 {
-	struct hnode *n = htab_first(&m->by_key, hash_str(key));
+	struct mesh_key k = {.a = key};
 
-	for (; n != NULL; n = htab_next(n)) {
-		struct policy_node *p = container_of(n, struct policy_node, h);
-
-		if (str_eq(p->policy->key, key))
-			return p->policy;
-	}
-	return NULL;
+	return mesh_first(mesh_find(m, IX_POLICY, hash_str(key), &k));
 }
 
 struct policy *const *mesh_policies(const struct mesh *m, enum policy_scope scope, struct str ns,
 				    size_t *ret_n)
 {
-	const struct scope_node *s = scope == POLICY_GLOBAL	 ? &m->global
-				     : scope == POLICY_NAMESPACE ? find_scope(m, ns)
-								 : NULL;
+	struct mesh_key k = {.a = ns};
+	struct ix_view none = {NULL, 0};
+	struct ix_view s = scope == POLICY_GLOBAL      ? mesh_set(m->global)
+			   : scope == POLICY_NAMESPACE ? mesh_find(m, IX_SCOPE, hash_str(ns), &k)
+						       : none;
 
-	*ret_n = s != NULL ? s->n : 0;
-	return s != NULL ? s->v : NULL;
+	*ret_n = s.n;
+	return s.v;
 }
+
+/* ---- everything ---- */
 
 size_t mesh_count_workloads(const struct mesh *m)
 {
 	return m->nworkloads;
 }
 
+struct collected {
+	void **v;
+	size_t n;
+};
+
+static void collect(void *ctx, struct ix_view s)
+{
+	struct collected *c = ctx;
+
+	c->v[c->n++] = mesh_first(s);
+}
+
+/* Names decide the order: that of an index would be another in every process. */
+static int compare(struct str a, struct str b)
+{
+	int r = memcmp(a.p, b.p, a.n < b.n ? a.n : b.n);
+
+	return r != 0 ? r : (a.n > b.n) - (a.n < b.n);
+}
+
+static int by_uid(const void *a, const void *b)
+{
+	const struct workload *x = *(void *const *)a, *y = *(void *const *)b;
+
+	return compare(x->uid, y->uid);
+}
+
+static int by_host(const void *a, const void *b)
+{
+	const struct service *x = *(void *const *)a, *y = *(void *const *)b;
+	int r = compare(x->ns, y->ns);
+
+	return r != 0 ? r : compare(x->hostname, y->hostname);
+}
+
+static int by_key(const void *a, const void *b)
+{
+	const struct policy *x = *(void *const *)a, *y = *(void *const *)b;
+
+	return compare(x->key, y->key);
+}
+
+static struct collected sorted(const struct mesh *m, enum mesh_index i, size_t n,
+			       int (*cmp)(const void *, const void *))
+{
+	struct collected c = {xcalloc(n + 1, sizeof(void *)), 0};
+
+	ix_each(&m->ix[i], collect, &c);
+	bug_on(c.n != n);
+	qsort(c.v, c.n, sizeof(void *), cmp);
+	return c;
+}
+
 void mesh_each_workload(const struct mesh *m, void (*fn)(void *, struct workload *), void *ctx)
 {
-	for (size_t i = 0; i < m->nworkloads; i++)
-		fn(ctx, m->workloads[i]);
+	struct collected c = sorted(m, IX_UID, m->nworkloads, by_uid);
+
+	for (size_t i = 0; i < c.n; i++)
+		fn(ctx, c.v[i]);
+	free(c.v);
 }
 
 void mesh_each_service(const struct mesh *m, void (*fn)(void *, struct service *), void *ctx)
 {
-	for (size_t i = 0; i < m->nservices; i++)
-		fn(ctx, m->services[i]);
+	struct collected c = sorted(m, IX_HOST, m->nservices, by_host);
+
+	for (size_t i = 0; i < c.n; i++)
+		fn(ctx, c.v[i]);
+	free(c.v);
 }
 
 void mesh_each_policy(const struct mesh *m, void (*fn)(void *, struct policy *), void *ctx)
 {
-	for (size_t i = 0; i < m->npolicies; i++)
-		fn(ctx, m->policies[i]);
+	struct collected c = sorted(m, IX_POLICY, m->npolicies, by_key);
+
+	for (size_t i = 0; i < c.n; i++)
+		fn(ctx, c.v[i]);
+	free(c.v);
 }

@@ -18,7 +18,7 @@ const char *const wl_type_name[WL_TYPE_N] = {
 
 /* A new reference needs no ordering: whoever hands it on already synchronises. The last drop must
  * see every use by the other holders (acq_rel). */
-#define DEFINE_REFS(type)                                                                          \
+#define DEFINE_REFS(type, init)                                                                    \
 	struct type *type##_new(void)                                                              \
 	{                                                                                          \
 		struct arena *a = arena_new();                                                     \
@@ -26,6 +26,7 @@ const char *const wl_type_name[WL_TYPE_N] = {
                                                                                                    \
 		p->arena = a;                                                                      \
 		atomic_init(&p->refs, 1);                                                          \
+		init(p);                                                                           \
 		return p;                                                                          \
 	}                                                                                          \
 	struct type *type##_ref(struct type *p)                                                    \
@@ -41,9 +42,17 @@ const char *const wl_type_name[WL_TYPE_N] = {
 		(void)arena_free(p->arena);                                                        \
 	}
 
-DEFINE_REFS(workload)
-DEFINE_REFS(service)
-DEFINE_REFS(policy)
+const struct gateway_ref gateway_none;
+
+static void init_workload(struct workload *w)
+{
+	w->waypoint = w->network_gateway = &gateway_none;
+}
+
+#define INIT_NOTHING(p) (void)(p)
+DEFINE_REFS(workload, init_workload)
+DEFINE_REFS(service, INIT_NOTHING)
+DEFINE_REFS(policy, INIT_NOTHING)
 
 struct str model_text(struct arena *a, struct str s)
 {

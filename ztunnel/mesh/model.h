@@ -36,6 +36,13 @@ struct gateway_ref {
 	uint16_t hbone_port;
 };
 
+extern const struct gateway_ref gateway_none; /* not .set */
+
+struct weighted_ref {
+	struct gateway_ref ref;
+	uint32_t weight; /* 0: never chosen */
+};
+
 struct port_map {
 	uint16_t service_port, target_port; /* target 0: named, each endpoint maps it */
 };
@@ -59,7 +66,7 @@ struct workload {
 	size_t nips;
 	struct wl_service *services;
 	size_t nservices;
-	struct gateway_ref waypoint, network_gateway;
+	const struct gateway_ref *waypoint, *network_gateway; /* most have none: gateway_none */
 	struct str *policies; /* authorization policies attached by name ("ns/name") */
 	size_t npolicies;
 	struct {
@@ -77,6 +84,7 @@ struct endpoint { /* borrowed from the snapshot that owns it */
 	struct workload *wl;
 	const struct port_map *ports;
 	size_t nports;
+	struct str service; /* "namespace/hostname" */
 };
 
 struct service {
@@ -95,6 +103,9 @@ struct service {
 	struct str *subject_alt_names; /* SPIFFE URIs */
 	size_t nsans;
 	struct gateway_ref waypoint;
+	struct weighted_ref
+		*waypoints; /* of a canary; none, or all of weight 0: .waypoint alone counts */
+	size_t nwaypoints;
 	enum lb_mode lb_mode;
 	enum lb_scope lb_pref[LB_SCOPE_N];
 	size_t nlb_pref;
@@ -149,6 +160,8 @@ struct policy {
 	enum policy_scope scope;
 	enum policy_action action;
 	bool dry_run;
+	bool closed; /* stands for one that could not be read: a DENY that always holds, or an ALLOW
+			that never does */
 	struct policy_rule *rules; /* OR */
 	size_t nrules;
 };

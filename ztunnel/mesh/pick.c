@@ -55,16 +55,17 @@ static const struct port_map *find_port(const struct port_map *v, size_t n, uint
 }
 
 /* Endpoint's own mapping > service target port > the service port with an application tunnel. */
-static uint16_t target_port(const struct service *s, const struct endpoint *e, uint16_t port)
+static uint16_t target_port(const struct service *s, const struct endpoint *e, uint16_t port,
+			    enum pick_mode mode)
 {
 	const struct port_map *sp = find_port(s->ports, s->nports, port), *ep;
 
-	if (sp == NULL)
+	if (sp == NULL && !(mode == PICK_WAYPOINT && e->wl->app_tunnel.set))
 		return 0;
 	ep = find_port(e->ports, e->nports, port);
 	if (ep != NULL && ep->target_port != 0)
 		return ep->target_port;
-	if (sp->target_port != 0)
+	if (sp != NULL && sp->target_port != 0)
 		return sp->target_port;
 	return e->wl->app_tunnel.set && e->wl->app_tunnel.port != 0 ? port : 0;
 }
@@ -73,7 +74,8 @@ struct query {
 	const struct service *s;
 	const struct workload *src;
 	uint16_t port;
-	bool local_only;
+	enum pick_mode mode;
+	bool stranded_too; /* those on other networks that name no gateway */
 };
 
 /* Target port of a usable endpoint and its rank; 0 when it cannot be chosen. */
@@ -83,14 +85,14 @@ static uint16_t usable(const struct query *q, const struct endpoint *e, size_t *
 	bool remote = !str_eq(w->network, q->src->network);
 	size_t count;
 
-	if (w->nips == 0 && w->hostname.n == 0 && !(remote && w->network_gateway.set))
+	if (w->nips == 0 && w->hostname.n == 0 && !(remote && w->network_gateway->set))
 		return 0;
-	if (remote && q->local_only)
+	if (remote && !w->network_gateway->set && !q->stranded_too)
 		return 0;
 	*ret_rank = rank_of(q->s, q->src, w, &count);
 	if (q->s->lb_mode == LB_STRICT && count != q->s->nlb_pref)
 		return 0;
-	return target_port(q->s, e, q->port);
+	return target_port(q->s, e, q->port, q->mode);
 }
 
 static bool pick_among(const struct query *q, const struct endpoint *v, size_t n, uint64_t random,
@@ -129,20 +131,16 @@ static bool pick_among(const struct query *q, const struct endpoint *v, size_t n
 }
 
 bool pick_endpoint(const struct mesh *m, const struct service *s, const struct workload *src,
-		   uint16_t service_port, uint64_t random, struct picked *ret)
+		   uint16_t service_port, enum pick_mode mode, uint64_t random, struct picked *ret)
 {
-	struct query q = {.s = s, .src = src, .port = service_port};
+	struct query q = {.s = s, .src = src, .port = service_port, .mode = mode};
 	size_t n;
 	const struct endpoint *v = mesh_endpoints(m, s, &n);
-	struct picked p, local;
 
-	if (v == NULL || !pick_among(&q, v, n, random, &p))
+	if (v == NULL)
 		return false;
-	if (!str_eq(p.wl->network, src->network)) {
-		q.local_only = true;
-		if (pick_among(&q, v, n, random, &local))
-			p = local;
-	}
-	*ret = p;
-	return true;
+	if (pick_among(&q, v, n, random, ret))
+		return true;
+	q.stranded_too = true;
+	return pick_among(&q, v, n, random, ret);
 }

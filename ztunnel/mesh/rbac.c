@@ -119,12 +119,14 @@ static bool policy_holds(const struct policy *p, const struct facts *f)
 	return false;
 }
 
-static bool make_principal(struct facts *f)
+static bool make_facts(struct facts *f, const struct rbac_conn *c)
 {
-	const struct spiffe_id *id = &f->c->identity;
+	const struct spiffe_id *id = &c->identity;
 	int n;
 
-	if (!f->c->has_identity)
+	f->c = c;
+	f->principal = (struct str){NULL, 0};
+	if (!c->has_identity)
 		return true;
 	n = snprintf(f->buf, sizeof(f->buf), "%.*s/ns/%.*s/sa/%.*s", STR_FMT(id->trust_domain),
 		     STR_FMT(id->ns), STR_FMT(id->sa));
@@ -134,23 +136,49 @@ static bool make_principal(struct facts *f)
 
 /* What was seen so far of the policies that apply. */
 struct tally {
+	const struct facts *facts;
 	const struct policy *deny, *allow;
 	bool any_allow;
 	struct str missing;
 };
 
-static void take(struct tally *t, const struct policy *p, const struct facts *f)
+/* Every policy that applies to @dst (ztunnel-spec 10.1), and the names that stand for none. */
+static void each_policy(const struct mesh *m, const struct workload *dst,
+			void (*fn)(void *ctx, const struct policy *p),
+			void (*missing)(void *ctx, struct str name), void *ctx)
 {
+	size_t n;
+	struct policy *const *v = mesh_policies(m, POLICY_GLOBAL, STR(""), &n);
+
+	for (size_t i = 0; i < n; i++)
+		fn(ctx, v[i]);
+	v = mesh_policies(m, POLICY_NAMESPACE, dst->ns, &n);
+	for (size_t i = 0; i < n; i++)
+		fn(ctx, v[i]);
+	for (size_t i = 0; i < dst->npolicies; i++) {
+		const struct policy *p = mesh_policy(m, dst->policies[i]);
+
+		if (p != NULL)
+			fn(ctx, p);
+		else
+			missing(ctx, dst->policies[i]);
+	}
+}
+
+static void take(void *ctx, const struct policy *p)
+{
+	struct tally *t = ctx;
+
 	if (p->dry_run) /* never changes the result (ztunnel-spec 10.2) */
 		return;
 	switch (p->action) {
 	case POLICY_DENY:
-		if (t->deny == NULL && policy_holds(p, f))
+		if (t->deny == NULL && policy_holds(p, t->facts))
 			t->deny = p;
 		return;
 	case POLICY_ALLOW:
 		t->any_allow = true;
-		if (t->allow == NULL && policy_holds(p, f))
+		if (t->allow == NULL && policy_holds(p, t->facts))
 			t->allow = p;
 		return;
 	case POLICY_ACTION_N:
@@ -159,38 +187,23 @@ static void take(struct tally *t, const struct policy *p, const struct facts *f)
 	t->deny = p; /* an action we do not know */
 }
 
-static void take_all(struct tally *t, const struct mesh *m, const struct workload *dst,
-		     const struct facts *f)
+static void take_missing(void *ctx, struct str name)
 {
-	size_t n;
-	struct policy *const *v = mesh_policies(m, POLICY_GLOBAL, STR(""), &n);
+	struct tally *t = ctx;
 
-	for (size_t i = 0; i < n; i++)
-		take(t, v[i], f);
-	v = mesh_policies(m, POLICY_NAMESPACE, dst->ns, &n);
-	for (size_t i = 0; i < n; i++)
-		take(t, v[i], f);
-	for (size_t i = 0; i < dst->npolicies; i++) {
-		const struct policy *p = mesh_policy(m, dst->policies[i]);
-
-		if (p != NULL)
-			take(t, p, f);
-		else if (t->missing.n == 0)
-			t->missing = dst->policies[i];
-	}
+	if (t->missing.n == 0)
+		t->missing = name;
 }
 
 struct rbac_result rbac_evaluate(const struct mesh *m, const struct workload *dst,
 				 const struct rbac_conn *c)
 {
 	struct facts f;
-	struct tally t = {0};
+	struct tally t = {.facts = &f};
 
-	f.c = c;
-	f.principal = (struct str){NULL, 0};
-	if (!make_principal(&f))
+	if (!make_facts(&f, c))
 		return (struct rbac_result){.verdict = RBAC_DENY_NO_ALLOW};
-	take_all(&t, m, dst, &f);
+	each_policy(m, dst, take, take_missing, &t);
 	if (t.deny != NULL)
 		return (struct rbac_result){.verdict = RBAC_DENY_EXPLICIT, .policy = t.deny};
 	if (t.missing.n != 0)
@@ -198,6 +211,81 @@ struct rbac_result rbac_evaluate(const struct mesh *m, const struct workload *ds
 	if (t.any_allow && t.allow == NULL)
 		return (struct rbac_result){.verdict = RBAC_DENY_NO_ALLOW};
 	return (struct rbac_result){.verdict = RBAC_ALLOW, .policy = t.allow};
+}
+
+/* One walk over the dry-run policies of one action. */
+struct dry_run {
+	const struct facts *facts;
+	enum policy_action action;
+	const char *message;
+	void (*fn)(void *ctx, const char *message, struct str policy);
+	void *ctx;
+	bool any, any_enforced, matched;
+};
+
+static void dry_run_one(void *ctx, const struct policy *p)
+{
+	struct dry_run *d = ctx;
+
+	if (p->action != d->action)
+		return;
+	if (!p->dry_run) {
+		d->any_enforced = true;
+		return;
+	}
+	d->any = true;
+	if (!policy_holds(p, d->facts))
+		return;
+	d->matched = true;
+	d->fn(d->ctx, d->message, p->key);
+}
+
+static void dry_run_missing(void *ctx, struct str name)
+{
+	(void)ctx; /* what it is, nobody knows */
+	(void)name;
+}
+
+void rbac_explain(const struct mesh *m, const struct workload *dst, const struct rbac_conn *c,
+		  const struct rbac_result *r,
+		  void (*fn)(void *ctx, const char *message, struct str policy), void *ctx)
+{
+	struct facts f;
+	struct dry_run d = {.facts = &f,
+			    .action = POLICY_DENY,
+			    .message = "dry-run: deny policy match",
+			    .fn = fn,
+			    .ctx = ctx};
+
+	if (!make_facts(&f, c))
+		return;
+	each_policy(m, dst, dry_run_one, dry_run_missing, &d);
+	if (r->verdict == RBAC_DENY_EXPLICIT) {
+		fn(ctx, "deny policy match", r->policy->key);
+		return;
+	}
+	d.any = d.any_enforced = d.matched = false;
+	d.action = POLICY_ALLOW;
+	d.message = "dry-run: allow policy match";
+	each_policy(m, dst, dry_run_one, dry_run_missing, &d);
+	if (d.any && !d.matched && !d.any_enforced)
+		fn(ctx, "dry-run: no allow policies match", STR(""));
+	switch (r->verdict) {
+	case RBAC_ALLOW:
+		if (r->policy != NULL)
+			fn(ctx, "allow policy match", r->policy->key);
+		else
+			fn(ctx, "no allow policies, allow", STR(""));
+		return;
+	case RBAC_DENY_MISSING:
+		fn(ctx, "policy is not known yet, deny", r->missing);
+		return;
+	case RBAC_DENY_EXPLICIT:
+	case RBAC_DENY_NO_ALLOW:
+	case RBAC_VERDICT_N:
+		fn(ctx, "no allow policies matched", STR(""));
+		return;
+	}
 }
 
 const char *rbac_reason(const struct rbac_result *r, char *buf, size_t cap)
@@ -209,8 +297,9 @@ const char *rbac_reason(const struct rbac_result *r, char *buf, size_t cap)
 		(void)snprintf(buf, cap, "allowed");
 		return buf;
 	case RBAC_DENY_EXPLICIT:
-		(void)snprintf(buf, cap, "%sexplicitly denied by: %.*s", head,
-			       STR_FMT(r->policy->key));
+		(void)snprintf(buf, cap, "%sexplicitly denied by: %.*s%s", head,
+			       STR_FMT(r->policy->key),
+			       r->policy->closed ? " (it cannot be read, so it denies all)" : "");
 		return buf;
 	case RBAC_DENY_NO_ALLOW:
 		(void)snprintf(buf, cap, "%sallow policies exist, but none allowed", head);

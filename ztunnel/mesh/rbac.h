@@ -28,6 +28,12 @@ struct rbac_result {
 /* @dst: the local workload (never NULL). */
 struct rbac_result rbac_evaluate(const struct mesh *m, const struct workload *dst,
 				 const struct rbac_conn *c);
+/* What the log says of the decision @r, one @fn call per line (ztunnel-spec 10.4): the enforced
+ * policy that decided, and every dry-run policy whose effect it would have been. @policy: its key;
+ * empty for lines about no policy in particular. Evaluates the dry-run policies, so it costs. */
+void rbac_explain(const struct mesh *m, const struct workload *dst, const struct rbac_conn *c,
+		  const struct rbac_result *r,
+		  void (*fn)(void *ctx, const char *message, struct str policy), void *ctx);
 /* Text for the access log: "connection closed due to policy rejection: explicitly denied by:
  * ns/name" etc. (ztunnel-spec 4.10, 10.2). Returns @buf. */
 const char *rbac_reason(const struct rbac_result *r, char *buf, size_t cap);

@@ -10,13 +10,13 @@
  */
 #include "ztunnel/observe/access_log.h"
 
-#include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "lib/base/bug.h"
+#include "lib/base/limits.h"
 #include "lib/base/log.h"
+#include "lib/base/log_sink.h"
 #include "lib/base/mem.h"
 #include "lib/event/loop.h"
 #include "lib/os/clock.h"
@@ -26,20 +26,27 @@
 
 #define RING_BYTES	   (512u << 10)
 #define ERROR_MAX	   192
+#define POLICY_MAX	   512
 #define IDENTITY_MAX	   512
 #define WRITE_BATCH	   (32u << 10)
 #define LINE_BYTES	   8192
 #define DRAIN_RECORDS_TURN 2048
 #define DRAIN_DELAY_MS	   8
+#define POLICY_SCOPE	   "state" /* where stock evaluates policies */
 
-enum rec_kind { REC_COMPLETE, REC_EARLY, REC_LINE };
+enum rec_kind { REC_COMPLETE, REC_EARLY, REC_OPENED, REC_POLICY, REC_LINE };
 
 struct rec {
 	enum rec_kind kind;
 	long long wall_us;
-	struct conn_info c; /* REC_COMPLETE; peer_identity unused. REC_EARLY: reporter, addresses */
+	struct conn_info c; /* REC_COMPLETE, REC_OPENED; peer_identity unused. REC_EARLY: reporter,
+			       addresses */
 	uint64_t duration_ms;
 	uint16_t error_len, identity_len; /* texts follow the struct: error, then identity */
+	/* REC_POLICY; its policy is where the error is in the others */
+	const char *message;
+	enum log_level level;
+	unsigned int suppressed;
 };
 
 struct line_rec { /* REC_LINE */
@@ -54,6 +61,7 @@ struct access_log_worker {
 	struct loop *control;
 	struct timer timer;
 	atomic_bool posted;
+	struct log_ratelimit policy_limit; /* the worker's */
 };
 
 struct access_log {
@@ -91,30 +99,19 @@ struct access_log_worker *access_log_worker(struct access_log *l, size_t index)
 	return l->workers[index];
 }
 
-static void write_all(const char *p, size_t n)
-{
-	while (n != 0) {
-		ssize_t w = write(STDERR_FILENO, p, n);
-
-		if (w < 0 && errno == EINTR)
-			continue;
-		if (w <= 0)
-			return; /* nowhere left to report it */
-		p += w;
-		n -= (size_t)w;
-	}
-}
-
 /* Log level and line of one record, appended to @out. */
 static void format_rec(const struct access_log *l, struct rec *r, struct strbuf *out)
 {
-	static const char *const message[] = {"connection complete", "connection failed"};
+	static const char *const message[] = {"connection complete", "connection failed",
+					      "connection opened"};
 	_cleanup_strbuf_ struct strbuf fields = {0};
-	char error[ERROR_MAX + 1], identity[IDENTITY_MAX + 1], line[LINE_BYTES];
+	char error[POLICY_MAX + 1], identity[IDENTITY_MAX + 1], line[LINE_BYTES];
 	const char *texts = (const char *)(r + 1);
-	enum log_level lv = r->kind == REC_EARLY ? LOG_LV_WARN
-			    : r->error_len != 0	 ? LOG_LV_ERROR
-						 : LOG_LV_INFO;
+	enum log_level lv = r->kind == REC_EARLY    ? LOG_LV_WARN
+			    : r->kind == REC_OPENED ? LOG_LV_DEBUG
+			    : r->kind == REC_POLICY ? r->level
+			    : r->error_len != 0	    ? LOG_LV_ERROR
+						    : LOG_LV_INFO;
 	struct str msg;
 	size_t n;
 
@@ -126,12 +123,19 @@ static void format_rec(const struct access_log *l, struct rec *r, struct strbuf 
 	if (r->kind == REC_COMPLETE)
 		log_line_complete(&fields, l->json, &r->c, r->error_len != 0 ? error : NULL,
 				  r->duration_ms);
+	else if (r->kind == REC_OPENED)
+		log_line_opened(&fields, l->json, &r->c);
+	else if (r->kind == REC_POLICY)
+		log_line_policy(&fields, l->json, r->message, str_of(error), &r->c, r->suppressed);
 	else
 		log_line_early(&fields, l->json, r->c.reporter, &r->c.src_addr, &r->c.dst_addr,
 			       error);
 	r->c.peer_identity = NULL;
-	msg = l->json ? str_of(message[r->kind]) : (struct str){fields.p, fields.n};
-	n = log_format(line, sizeof(line), r->wall_us, lv, "access", msg.p, msg.n);
+	msg = !l->json		      ? (struct str){fields.p, fields.n}
+	      : r->kind == REC_POLICY ? str_of(r->message)
+				      : str_of(message[r->kind]);
+	n = log_format(line, sizeof(line), r->wall_us, lv,
+		       r->kind == REC_POLICY ? POLICY_SCOPE : "access", msg.p, msg.n);
 	if (!l->json) {
 		strbuf_add(out, line, n);
 		return;
@@ -161,11 +165,11 @@ static bool drain(struct access_log *l, struct access_log_worker *w, size_t max)
 		}
 		ring_release(&w->ring);
 		if (out.n >= WRITE_BATCH) {
-			write_all(out.p, out.n);
+			log_sink_put(out.p, out.n);
 			out.n = 0;
 		}
 	}
-	write_all(out.p, out.n);
+	log_sink_put(out.p, out.n);
 	return p == NULL;
 }
 
@@ -242,16 +246,15 @@ void access_log_adopt_thread(struct access_log_worker *w)
 	log_set_thread_sink(sink, w);
 }
 
-static uint16_t text_len(const char *s, size_t max)
+static struct str text_of(const char *s, size_t max)
 {
-	return s != NULL ? (uint16_t)strnlen(s, max) : 0;
+	return (struct str){s, s != NULL ? strnlen(s, max) : 0};
 }
 
-static struct rec *reserve(struct access_log_worker *w, enum rec_kind kind, const char *error,
-			   const char *identity)
+static struct rec *reserve(struct access_log_worker *w, enum rec_kind kind, struct str error,
+			   struct str identity)
 {
-	uint16_t ne = text_len(error, ERROR_MAX), ni = text_len(identity, IDENTITY_MAX);
-	struct rec *r = ring_reserve(&w->ring, sizeof(*r) + ne + ni);
+	struct rec *r = ring_reserve(&w->ring, sizeof(*r) + error.n + identity.n);
 
 	if (r == NULL) {
 		metric_add(M_ACCESS_LOG_DROPPED, 1);
@@ -259,13 +262,38 @@ static struct rec *reserve(struct access_log_worker *w, enum rec_kind kind, cons
 	}
 	*r = (struct rec){.kind = kind,
 			  .wall_us = (long long)clock_wall_us(),
-			  .error_len = ne,
-			  .identity_len = ni};
-	if (ne != 0)
-		memcpy(r + 1, error, ne);
-	if (ni != 0)
-		memcpy((char *)(r + 1) + ne, identity, ni);
+			  .error_len = (uint16_t)error.n,
+			  .identity_len = (uint16_t)identity.n};
+	if (error.n != 0)
+		memcpy(r + 1, error.p, error.n);
+	if (identity.n != 0)
+		memcpy((char *)(r + 1) + error.n, identity.p, identity.n);
 	return r;
+}
+
+/* What a line may name of @c lives until it is written. */
+static void keep(struct rec *r, const struct conn_info *c)
+{
+	r->c = *c;
+	r->c.peer_identity = NULL;
+	r->c.series = NULL;
+	r->c.src = workload_ref(c->src);
+	r->c.dst = workload_ref(c->dst);
+	r->c.service = service_ref(c->service);
+}
+
+void access_log_opened(struct access_log_worker *w, const struct conn_info *c)
+{
+	struct rec *r;
+
+	if (!log_enabled(LOG_LV_DEBUG, "access"))
+		return;
+	r = reserve(w, REC_OPENED, (struct str){0}, text_of(c->peer_identity, IDENTITY_MAX));
+	if (r == NULL)
+		return;
+	keep(r, c);
+	ring_commit(&w->ring);
+	wake(w);
 }
 
 void access_log_complete(struct access_log_worker *w, const struct conn_info *c,
@@ -276,16 +304,45 @@ void access_log_complete(struct access_log_worker *w, const struct conn_info *c,
 	(void)flag; /* stock's line has the error text only */
 	if (!log_enabled(error != NULL ? LOG_LV_ERROR : LOG_LV_INFO, "access"))
 		return;
-	r = reserve(w, REC_COMPLETE, error, c->peer_identity);
+	r = reserve(w, REC_COMPLETE, text_of(error, ERROR_MAX),
+		    text_of(c->peer_identity, IDENTITY_MAX));
 	if (r == NULL)
 		return;
-	r->c = *c;
-	r->c.peer_identity = NULL;
-	r->c.series = NULL;
-	r->c.src = workload_ref(c->src);
-	r->c.dst = workload_ref(c->dst);
-	r->c.service = service_ref(c->service);
+	keep(r, c);
 	r->duration_ms = now_ns > c->start_ns ? (now_ns - c->start_ns) / 1000000 : 0;
+	ring_commit(&w->ring);
+	wake(w);
+}
+
+enum log_level access_log_policy_level(bool info)
+{
+	return info ? LOG_LV_INFO : LOG_LV_DEBUG;
+}
+
+bool access_log_wants_policies(bool info)
+{
+	return log_enabled(access_log_policy_level(info), POLICY_SCOPE);
+}
+
+void access_log_policy(struct access_log_worker *w, enum log_level lv, const char *message,
+		       struct str policy, const struct conn_info *c)
+{
+	unsigned int suppressed;
+	struct rec *r;
+
+	if (!log_enabled(lv, POLICY_SCOPE) ||
+	    !log_ratelimit_ok(&w->policy_limit, LIMIT_POLICY_LINES, LIMIT_POLICY_LINES_MS,
+			      &suppressed))
+		return;
+	if (policy.n > POLICY_MAX)
+		policy.n = POLICY_MAX;
+	r = reserve(w, REC_POLICY, policy, text_of(c->peer_identity, IDENTITY_MAX));
+	if (r == NULL)
+		return;
+	keep(r, c);
+	r->message = message;
+	r->level = lv;
+	r->suppressed = suppressed;
 	ring_commit(&w->ring);
 	wake(w);
 }
@@ -297,7 +354,7 @@ void access_log_early(struct access_log_worker *w, enum conn_reporter rep,
 
 	if (!log_enabled(LOG_LV_WARN, "access"))
 		return;
-	r = reserve(w, REC_EARLY, error, NULL);
+	r = reserve(w, REC_EARLY, text_of(error, ERROR_MAX), (struct str){NULL, 0});
 	if (r == NULL)
 		return;
 	r->c = (struct conn_info){.reporter = rep, .src_addr = *src, .dst_addr = *dst};

@@ -32,7 +32,8 @@ struct conn_info {
 	struct ip_port dst_addr;    /* outbound: dialled; inbound HBONE: pod:15008; passthrough:
 				       original destination */
 	struct ip_port orig_dst;    /* what the application asked for */
-	struct ip_port hbone_addr;  /* CONNECT authority; ip.len 0 if none */
+	struct ip_port hbone_addr;  /* CONNECT authority; ip.len 0 if none, or with a port: that
+				       port of the service's hostname */
 	char *peer_identity;	    /* owned; SPIFFE text of the TLS peer, NULL if none */
 	uint64_t start_ns;
 	uint64_t bytes_recv;	      /* downstream -> upstream (towards the destination) */

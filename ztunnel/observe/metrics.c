@@ -61,6 +61,7 @@ struct metrics_worker *metrics_worker_free(struct metrics_worker *m)
 		free(s);
 	}
 	htab_fini(&m->table);
+	dns_metrics_fini(&m->dns);
 	pthread_mutex_destroy(&m->gate);
 	free(m);
 	return NULL;

@@ -32,15 +32,43 @@ enum metric_id {
 	M_ZDS_STARTED,
 	M_ZDS_STOPPED,
 	M_ACCESS_LOG_DROPPED,
+	M_LOG_LINES_DROPPED, /* set by metrics_write() */
 	M_H2_ENHANCE_YOUR_CALM,
 	M_TLS_HANDSHAKE_FAILURES,
 	M_ACCEPT_ERRORS,
 	M_STATE_RELOADS,
 	M_STATE_RELOAD_ERRORS,
+	M_XDS_CONNECTED,
+	M_XDS_REFUSED,
+	M_XDS_ON_DEMAND_ASKED,
+	M_XDS_ON_DEMAND_UNANSWERED,
+	M_ON_DEMAND_DNS,
+	M_DNS_CACHE_HITS,
+	M_DNS_CACHE_MISSES,
+	M_DNS_CACHE_JOINED, /* waited for the answer to the same question */
+	M_DNS_CACHE_EVICTIONS,
+	M_DNS_CACHE_ENTRIES,
+	M_DNS_CACHE_BYTES, /* gauges */
+	M_CRL_ERRORS,
+	M_CA_FAILURES,
+	M_STATE_STALE_SECONDS,
+	M_STATE_KEEP_ERRORS,
+	M_PLAIN_N, /* one sample without labels each, up to here */
+	M_XDS_END_CONNECTION = M_PLAIN_N,
+	M_XDS_END_ERROR,
+	M_XDS_END_RECONNECT,
+	M_XDS_END_COMPLETE,
+	M_XDS_MESSAGES_ADDRESS,
+	M_XDS_MESSAGES_POLICY,
+	M_XDS_BYTES_ADDRESS,
+	M_XDS_BYTES_POLICY,
+	M_CRL_REJECTIONS_SOURCE,
+	M_CRL_REJECTIONS_DESTINATION,
 	M_ID_N
 };
 void metric_add(enum metric_id id, int64_t delta);
 void metric_set(enum metric_id id, int64_t v);
+int64_t metric_get(enum metric_id id);
 
 /* Control thread: OpenMetrics text of everything (ends with "# EOF"). */
 void metrics_write(struct metrics_worker *const *workers, size_t n, struct strbuf *out);

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
+#include "lib/base/log_sink.h"
 #include "lib/base/mem.h"
 #include "ztunnel/observe/series.h"
 
@@ -71,7 +72,7 @@ static void collect(struct metrics_worker *m, struct htab *t, struct arena *a)
 	}
 }
 
-static void put_label(struct strbuf *b, const char *name, struct str v)
+void metrics_put_label(struct strbuf *b, const char *name, struct str v)
 {
 	size_t done = 0;
 
@@ -110,7 +111,7 @@ static void put_side(struct strbuf *b, const char *side, const struct str v[SIDE
 		char name[48];
 
 		(void)snprintf(name, sizeof(name), ",%s_%s", side, t[i].name);
-		put_label(b, name, v[t[i].from]);
+		metrics_put_label(b, name, v[t[i].from]);
 	}
 }
 
@@ -128,21 +129,21 @@ static void make_text(struct sum *s, struct arena *a)
 	_cleanup_strbuf_ struct strbuf b = {0};
 	const struct labels *l = s->labels;
 
-	put_label(&b, "reporter", str_of(reporter_text[l->reporter]));
+	metrics_put_label(&b, "reporter", str_of(reporter_text[l->reporter]));
 	put_side(&b, "source", l->src);
-	put_label(&b, ",destination_service", l->svc[SVC_HOST]);
-	put_label(&b, ",destination_service_namespace", l->svc[SVC_NS]);
-	put_label(&b, ",destination_service_name", l->svc[SVC_NAME]);
+	metrics_put_label(&b, ",destination_service", l->svc[SVC_HOST]);
+	metrics_put_label(&b, ",destination_service_namespace", l->svc[SVC_NS]);
+	metrics_put_label(&b, ",destination_service_name", l->svc[SVC_NAME]);
 	put_side(&b, "destination", l->dst);
-	put_label(&b, ",request_protocol", STR("tcp"));
+	metrics_put_label(&b, ",request_protocol", STR("tcp"));
 	s->head = keep(a, &b);
-	put_label(&b, ",connection_security_policy",
-		  l->via == VIA_HBONE ? STR("mutual_tls") : STR("unknown"));
+	metrics_put_label(&b, ",connection_security_policy",
+			  l->via == VIA_HBONE ? STR("mutual_tls") : STR("unknown"));
 	if (l->any_workload) {
-		put_label(&b, ",source_region", l->src[SIDE_REGION]);
-		put_label(&b, ",source_zone", l->src[SIDE_ZONE]);
-		put_label(&b, ",destination_region", l->dst[SIDE_REGION]);
-		put_label(&b, ",destination_zone", l->dst[SIDE_ZONE]);
+		metrics_put_label(&b, ",source_region", l->src[SIDE_REGION]);
+		metrics_put_label(&b, ",source_zone", l->src[SIDE_ZONE]);
+		metrics_put_label(&b, ",destination_region", l->dst[SIDE_REGION]);
+		metrics_put_label(&b, ",destination_zone", l->dst[SIDE_ZONE]);
 	}
 	s->tail = keep(a, &b);
 }
@@ -154,7 +155,7 @@ static void put_sample(struct strbuf *b, const char *name, const struct sum *s, 
 	strbuf_puts(b, name);
 	strbuf_puts(b, "_total{");
 	strbuf_str(b, s->head);
-	put_label(b, ",response_flags", str_of(flag_text[flag]));
+	metrics_put_label(b, ",response_flags", str_of(flag_text[flag]));
 	strbuf_str(b, s->tail);
 	strbuf_printf(b, "} %llu\n", (unsigned long long)v);
 }
@@ -223,7 +224,7 @@ static void put_sockets(struct strbuf *b, struct metrics_worker *const *workers,
 
 static const struct {
 	const char *name, *type, *help;
-} plain_text[M_ID_N] = {
+} plain_text[M_PLAIN_N] = {
 	[M_ZDS_ACTIVE] = {"workload_manager_active_proxy_count", "gauge",
 			  "Pods that are served (unstable)"},
 	[M_ZDS_PENDING] = {"workload_manager_pending_proxy_count", "gauge",
@@ -234,6 +235,8 @@ static const struct {
 			   "Pods stopped (unstable)"},
 	[M_ACCESS_LOG_DROPPED] = {"ambient_access_log_dropped", "counter",
 				  "Log records dropped because a queue was full (unstable)"},
+	[M_LOG_LINES_DROPPED] = {"ambient_log_lines_dropped", "counter",
+				 "Log lines that standard error did not take (unstable)"},
 	[M_H2_ENHANCE_YOUR_CALM] = {"ambient_h2_enhance_your_calm", "counter",
 				    "HTTP/2 connections closed for abuse (unstable)"},
 	[M_TLS_HANDSHAKE_FAILURES] = {"ambient_tls_handshake_failures", "counter",
@@ -241,19 +244,94 @@ static const struct {
 	[M_ACCEPT_ERRORS] = {"ambient_accept_errors", "counter",
 			     "Failed accepts of connections (unstable)"},
 	[M_STATE_RELOADS] = {"ambient_state_reloads", "counter",
-			     "Times the local state was taken over (unstable)"},
+			     "Times a new mesh state was taken over (unstable)"},
 	[M_STATE_RELOAD_ERRORS] = {"ambient_state_reload_errors", "counter",
 				   "Times a local state file was refused (unstable)"},
+	[M_XDS_CONNECTED] = {"ambient_xds_connected", "gauge",
+			     "1 while there is a stream from istiod (unstable)"},
+	[M_XDS_REFUSED] = {"ambient_xds_refused", "counter",
+			   "Resources and responses of istiod that were refused (unstable)"},
+	[M_XDS_ON_DEMAND_ASKED] = {"ambient_xds_on_demand_asked", "counter",
+				   "Names that istiod was asked for (unstable)"},
+	[M_XDS_ON_DEMAND_UNANSWERED] =
+		{"ambient_xds_on_demand_unanswered", "counter",
+		 "Names that istiod did not answer in time, or that were too many (unstable)"},
+	[M_ON_DEMAND_DNS] = {"istio_on_demand_dns", "counter",
+			     "Connections to workloads that have a hostname only (unstable)"},
+	[M_DNS_CACHE_HITS] = {"ambient_dns_cache_hits", "counter",
+			      "DNS queries answered with what a resolver said before (unstable)"},
+	[M_DNS_CACHE_MISSES] = {"ambient_dns_cache_misses", "counter",
+				"DNS queries that the cache could not answer (unstable)"},
+	[M_DNS_CACHE_JOINED] = {"ambient_dns_cache_joined", "counter",
+				"Of these, those that waited for the answer to an equal one "
+				"(unstable)"},
+	[M_DNS_CACHE_EVICTIONS] = {"ambient_dns_cache_evictions", "counter",
+				   "DNS answers forgotten for want of room (unstable)"},
+	[M_DNS_CACHE_ENTRIES] = {"ambient_dns_cache_entries", "gauge",
+				 "DNS answers that are kept (unstable)"},
+	[M_DNS_CACHE_BYTES] = {"ambient_dns_cache_bytes", "gauge",
+			       "Memory of the DNS answers that are kept (unstable)"},
+	[M_CA_FAILURES] = {"ambient_ca_failures", "counter",
+			   "Requests for a certificate that the CA did not grant (unstable)"},
+	[M_CRL_ERRORS] = {"ambient_crl_errors", "counter",
+			  "Times a file of revocation lists was refused (unstable)"},
+	[M_STATE_STALE_SECONDS] =
+		{"ambient_state_stale_seconds", "gauge",
+		 "Age of the last good mesh state while it stands in for istiod's; 0: "
+		 "current (unstable)"},
+	[M_STATE_KEEP_ERRORS] =
+		{"ambient_state_keep_errors", "counter",
+		 "Times that the mesh state could not be kept on the node, or what was "
+		 "kept could not be used (unstable)"},
 };
 
 static void put_plain(struct strbuf *b)
 {
-	for (int i = 0; i < M_ID_N; i++) {
+	metric_set(M_LOG_LINES_DROPPED, (int64_t)log_sink_dropped());
+	for (int i = 0; i < M_PLAIN_N; i++) {
 		bool counter = strcmp(plain_text[i].type, "counter") == 0;
 
 		put_head(b, plain_text[i].name, plain_text[i].type, plain_text[i].help);
 		strbuf_printf(b, "%s%s %lld\n", plain_text[i].name, counter ? "_total" : "",
 			      (long long)metric_get((enum metric_id)i));
+	}
+}
+
+/* ztunnel-spec 13.2: names and labels are stock's. */
+static void put_labelled(struct strbuf *b)
+{
+	static const struct {
+		enum metric_id id;
+		const char *family, *label, *value, *help;
+	} t[] = {
+		{M_XDS_END_CONNECTION, "istio_xds_connection_terminations", "reason",
+		 "ConnectionError", "Streams from istiod that ended (unstable)"},
+		{M_XDS_END_ERROR, "istio_xds_connection_terminations", "reason", "Error", NULL},
+		{M_XDS_END_RECONNECT, "istio_xds_connection_terminations", "reason", "Reconnect",
+		 NULL},
+		{M_XDS_END_COMPLETE, "istio_xds_connection_terminations", "reason", "Complete",
+		 NULL},
+		{M_XDS_MESSAGES_ADDRESS, "istio_xds_message", "url",
+		 "type.googleapis.com/istio.workload.Address",
+		 "Responses received from istiod (unstable)"},
+		{M_XDS_MESSAGES_POLICY, "istio_xds_message", "url",
+		 "type.googleapis.com/istio.security.Authorization", NULL},
+		{M_XDS_BYTES_ADDRESS, "istio_xds_message_bytes", "url",
+		 "type.googleapis.com/istio.workload.Address",
+		 "Bytes of resources received from istiod (unstable)"},
+		{M_XDS_BYTES_POLICY, "istio_xds_message_bytes", "url",
+		 "type.googleapis.com/istio.security.Authorization", NULL},
+		{M_CRL_REJECTIONS_SOURCE, "istio_crl_policy_rejections", "reporter", "source",
+		 "Connections refused or cut for a revoked certificate (unstable)"},
+		{M_CRL_REJECTIONS_DESTINATION, "istio_crl_policy_rejections", "reporter",
+		 "destination", NULL},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(t); i++) {
+		if (t[i].help != NULL)
+			put_head(b, t[i].family, "counter", t[i].help);
+		strbuf_printf(b, "%s_total{%s=\"%s\"} %lld\n", t[i].family, t[i].label, t[i].value,
+			      (long long)metric_get(t[i].id));
 	}
 }
 
@@ -295,7 +373,9 @@ void metrics_write(struct metrics_worker *const *workers, size_t n, struct strbu
 	for (size_t i = 0; i < n; i++)
 		pthread_mutex_unlock(&workers[i]->gate);
 	put_sockets(out, workers, n);
+	dns_metrics_write(workers, n, out);
 	put_plain(out);
+	put_labelled(out);
 	put_process(out);
 	strbuf_puts(out, "# EOF\n");
 	htab_fini(&sums);

@@ -5,6 +5,7 @@
 #pragma once
 #include <pthread.h>
 #include <stdatomic.h>
+#include "ztunnel/observe/dns_metrics.h"
 #include "ztunnel/observe/metrics.h"
 
 /* Of each side: what ztunnel-spec 13.3 reads from a workload. */
@@ -51,8 +52,10 @@ struct metrics_worker {
 	struct metric_series *overflow[REPORTER_N];
 	uint64_t last_sweep_ns;
 	atomic_int_fast64_t sockets[REPORTER_N]; /* relaxed, as the counters */
+	struct dns_metrics dns;
 };
 
-int64_t metric_get(enum metric_id id);
+/* name="value": empty is "unknown". */
+void metrics_put_label(struct strbuf *b, const char *name, struct str v);
 uint64_t labels_hash(const struct labels *l);
 bool labels_eq(const struct labels *a, const struct labels *b);
