@@ -24,6 +24,17 @@ def wait_until(what, condition, deadline=20, alive=lambda: True, every=0.02):
         time.sleep(every)
 
 
+def descriptors(pid):
+    """What the descriptors of a process point at, as readlink shows them; one that is closed while we look is not there."""
+    found, folder = [], "/proc/%d/fd" % pid
+    for n in os.listdir(folder):
+        try:
+            found.append(os.readlink(os.path.join(folder, n)))
+        except FileNotFoundError:
+            pass
+    return sorted(found)
+
+
 class Daemon:
     """A program with its own session (a terminal's Ctrl-C does not reach it) and a log file that
     grows over restarts."""
@@ -77,10 +88,4 @@ class Daemon:
 
     def fds(self):
         """What the program's descriptors point at, as readlink shows them."""
-        found, folder = [], "/proc/%d/fd" % self.pid
-        for n in os.listdir(folder):
-            try:
-                found.append(os.readlink(os.path.join(folder, n)))
-            except FileNotFoundError:
-                pass
-        return sorted(found)
+        return descriptors(self.pid)

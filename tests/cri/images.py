@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""images.py: the one container image of the tests: Debian's static busybox, made without Docker.
+"""images.py: container images made without Docker; first of all that of the tests, Debian's static busybox.
 
 It serves as the pod's pause image too: its entry point sleeps.
 """
@@ -25,7 +25,9 @@ def _add(tar, name, data=b"", mode=0o644, kind=tarfile.REGTYPE, link=""):
     tar.addfile(t, io.BytesIO(data))
 
 
-def _layer():
+def busybox_layer(programs=(), files=()):
+    """A layer with busybox under all its names; @programs: static programs that go into /bin, too; @files: (path in the
+    image, path here) of others, with their modes."""
     if not os.path.exists(BUSYBOX):
         raise Missing("%s is missing: apt-get install busybox-static" % BUSYBOX)
     applets = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True,
@@ -41,16 +43,28 @@ def _layer():
                 _add(tar, "bin/" + a, kind=tarfile.SYMTYPE, link="busybox")
         _add(tar, "etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
         _add(tar, "etc/group", b"root:x:0:\n")
+        for path in programs:
+            with open(path, "rb") as f:
+                _add(tar, "bin/" + os.path.basename(path), f.read(), 0o755)
+        made = set()
+        for path, source in files:
+            parents = path.split("/")[:-1]
+            for d in ("/".join(parents[:n + 1]) for n in range(len(parents))):
+                if d not in made:
+                    _add(tar, d, mode=0o755, kind=tarfile.DIRTYPE)
+                    made.add(d)
+            with open(source, "rb") as f:
+                _add(tar, path, f.read(), os.stat(source).st_mode & 0o777)
     return out.getvalue()
 
 
-def write_archive(path, name=IMAGE):
-    """Writes a docker-archive with the image to @path."""
-    layer = _layer()
+def write_archive(path, name=IMAGE, layer=None, entry=SLEEP, user=""):
+    """Writes a docker-archive with the image to @path. @layer: its one layer as a tar file's bytes; @user: uid:gid."""
+    layer = layer or busybox_layer()
     config = {
         "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
         "os": "linux",
-        "config": {"Entrypoint": SLEEP, "Env": ["PATH=/bin"], "WorkingDir": "/"},
+        "config": {"Entrypoint": entry, "Env": ["PATH=/bin"], "WorkingDir": "/", "User": user},
         "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
     }
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]

@@ -61,7 +61,9 @@ class Manifests:
                 "labels": {"app": pod.name}}
         if mode:
             meta["labels"][MODE] = mode
+        status = {"phase": "Running", "podIP": pod.ip} if pod.ip else {"phase": "Pending"}
         write(self.path(pod), {
+            "status": status,
             "apiVersion": "v1", "kind": "Pod", "metadata": meta,
             "spec": {"serviceAccountName": account or pod.name,
                      "containers": [{"name": "main", "image": "ambient.test/busybox:1"}]}})

@@ -3,6 +3,7 @@
 
 Call private.enter() first: a node uses the well-known paths below /run, which must be private.
 """
+import errno
 import json
 import os
 import shutil
@@ -63,7 +64,7 @@ class Pod:
             "hostname": name, "log_directory": node.log_dir + "/pods",
             "labels": {"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": namespace,
                        "io.kubernetes.pod.uid": self.uid},
-            "linux": {"cgroup_parent": "/" + private.name()},
+            "linux": {"cgroup_parent": "/" + self.cgroup()},
         }
         self.id = self.ip = self.netns = None
         self.containers = {}
@@ -100,6 +101,20 @@ class Pod:
         if self.id:
             self.node.cri.remove_sandbox(self.id)
             self.id = None
+            self.remove_cgroups()
+
+    def cgroup(self):
+        """As a kubelet names it."""
+        return "%s/pod%s" % (private.name(), self.uid)
+
+    def remove_cgroups(self):
+        """The pod's own are the kubelet's to remove, the runtime removes its containers' only."""
+        for d in private.cgroup_dirs(self.cgroup()):
+            try:
+                os.rmdir(d)
+            except OSError as e:
+                if e.errno != errno.EBUSY:  # another sandbox of the same pod
+                    raise
 
 
 class Node:

@@ -3,6 +3,7 @@
 from cri import lab, node, wire
 from cri.daemon import wait_until
 
+RELEASE_LIMIT = "5s"
 MARKER = "PLAINTEXT-IS-VISIBLE"
 VIP = "10.96.0.10"
 BIG_BYTES = 200 * 1000 * 1000
@@ -29,7 +30,7 @@ class Stage(lab.Lab):
     """The node, and what the steps need to watch it."""
 
     def __init__(self, bin_dir, out):
-        super().__init__(bin_dir, out)
+        super().__init__(bin_dir, out, {"AMBIENT_RELEASE_LIMIT": RELEASE_LIMIT})
         self.capture = None
 
     def record(self, name):

@@ -8,7 +8,7 @@ import time
 from cri import node, private, product, wire
 from cri.daemon import wait_until
 from cri.lab import PORT, Talk
-from stage import BATCH, BIG_BYTES, MARKER, VIP
+from stage import BATCH, BIG_BYTES, MARKER, RELEASE_LIMIT, VIP
 from story import shown
 
 LOOPS, BATCH_SIZE, AWAY_S = 4, 50, 2
@@ -298,10 +298,15 @@ def release(story, s):
     story.do("keep a connection from plain to stranger busy, through the mesh; change plain's manifest: no "
              "label; tell ztunnel that plain speaks plain TCP")
     s.manifests.pod(plain)
+    s.agent.wait_state(plain, "pending")
+    talk.goes_on()
+    began = time.monotonic()
     s.agent.wait_state(plain, "not-in-mesh")
     wait_until("plain's connection through the mesh to end", talk.ended)
+    story.saw("its connection went on, through the mesh, for %.1f s; the limit is %s here (--release-limit, 30s by "
+              "default)" % (time.monotonic() - began, RELEASE_LIMIT))
     clear = wire.count_text(s.recorded(plain).path, talk.text.encode())
-    story.check(clear == 0, "the connection ended with the enrolment; none of its lines is readable on "
+    story.check(clear == 0, "then it ended, rather than going on in the clear; none of its lines is readable on "
                 "the bridge", "no line in the clear (found: %d)" % clear)
     s.state.workload(plain, mesh=False)
     s.write_state()

@@ -6,6 +6,7 @@ import argparse
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,6 +15,9 @@ import sys
 import tempfile
 import time
 import traceback
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from cri.daemon import descriptors  # noqa: E402
 
 TAG = "ag%d" % os.getpid()
 BIN = [""]
@@ -290,9 +294,11 @@ class World:
                 e.pop(k, None)
         argv = ["nsenter", "--net=/var/run/netns/" + self.host, *wrap, BIN[0] + "/ambient-agent",
                 "--manifests", self.dir + "/m", "--cni-agent-run-dir", self.dir + "/run",
-                "--ztunnel-uds-address", self.zds, "--log", "debug"]
+                "--ztunnel-uds-address", self.zds, "--state-dir", self.dir + "/state", "--log", "debug"]
         if not any(a.startswith("--host-probes") for a in args):
             argv.append("--host-probes=off")
+        if not any(a.startswith("--release-limit") for a in args):
+            argv.append("--release-limit=1s")  # what is captured here ends nowhere: most ztunnels are scripted
         self.proc = subprocess.Popen(argv + list(args), stderr=self.log, stdin=subprocess.DEVNULL,
                                      env=e)
 
@@ -389,13 +395,7 @@ class World:
         return self.end(c), payload, fds
 
     def open_fds(self):
-        out = []
-        for f in os.listdir("/proc/%d/fd" % self.pid()):
-            try:
-                out.append(os.readlink("/proc/%d/fd/%s" % (self.pid(), f)))
-            except FileNotFoundError:
-                pass  # closed while we looked
-        return sorted(out)
+        return descriptors(self.pid())
 
     def count_fds(self):
         """Smallest of a few looks: our own last request may still be closing."""
@@ -434,6 +434,61 @@ class World:
             problem = "sanitizer report"
         if problem:
             raise AssertionError(problem)
+
+
+class ServiceManager:
+    """As much of systemd as the agent sees: a socket to be told things, a descriptor store, an activated socket."""
+
+    def __init__(self, w):
+        self.w, self.store = w, {}
+        self.note = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.note.bind(w.dir + "/notify")
+        os.mkdir(w.dir + "/run")
+        self.event = socket.socket(socket.AF_UNIX)
+        self.event.bind(w.sock)
+        os.chmod(w.sock, 0o600)
+        self.event.listen(16)
+
+    def notes(self):
+        """Everything that was said so far."""
+        out = []
+        self.note.settimeout(0.05)
+        try:
+            while True:
+                buf, fds, _, _ = socket.recv_fds(self.note, 4096, 16)
+                text = buf.decode()
+                out.append(text)
+                m = re.search("FDNAME=(.*)", text)
+                if "FDSTORE=1" in text:
+                    self.store.setdefault(m.group(1), []).extend(fds)
+                elif "FDSTOREREMOVE=1" in text:
+                    for fd in self.store.pop(m.group(1), []):
+                        os.close(fd)
+        except socket.timeout:
+            return out
+
+    def start(self):
+        w = self.w
+        fds = [("pluginevent", self.event.fileno())] + [(n, f) for n, l in self.store.items() for f in l]
+        for i, (_, f) in enumerate(fds):
+            os.dup2(f, 100 + i, inheritable=True)
+        script = ("import os,sys\nfor i in range(%d): os.dup2(100+i, 3+i, inheritable=True)\n"
+                  "os.environ['LISTEN_PID']=str(os.getpid())\nos.execv(sys.argv[1], sys.argv[1:])" % len(fds))
+        env = dict(os.environ, NOTIFY_SOCKET=w.dir + "/notify", LISTEN_FDS=str(len(fds)),
+                   LISTEN_FDNAMES=":".join(n for n, _ in fds), WATCHDOG_USEC="400000")
+        argv = ["nsenter", "--net=/var/run/netns/" + w.host, sys.executable, "-c", script,
+                BIN[0] + "/ambient-agent", "--manifests", w.dir + "/m", "--cni-agent-run-dir",
+                w.dir + "/run", "--ztunnel-uds-address", w.zds, "--host-probes=off"]
+        w.proc = subprocess.Popen(argv, stderr=w.log, env=env, close_fds=False)
+        for i in range(len(fds)):
+            os.close(100 + i)
+        said = []
+        until("ready", lambda: said.extend(self.notes()) or any("READY=1" in x for x in said))
+        until("watchdog", lambda: said.extend(self.notes()) or any("WATCHDOG=1" in x for x in said))
+
+    def close(self):
+        self.note.close()
+        self.event.close()
 
 
 def namespace(name="default", mode=None):

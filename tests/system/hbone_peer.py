@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peers of ztunnel's 15008 that the tests drive by hand: a raw HTTP/2 client and a server."""
+"""Peers of ztunnel's 15008 that the tests drive by hand: a raw HTTP/2 client, a server, a network gateway."""
 import select
+import socket
 import ssl
 import struct
 import time
@@ -15,7 +16,7 @@ from ztlab import TIMEOUT, tls_context
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST, SETTINGS, PING, GOAWAY, WINDOW, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
-ENHANCE_YOUR_CALM = 11
+CONNECT_ERROR, ENHANCE_YOUR_CALM = 10, 11
 
 
 def frame(kind, flags, stream, payload=b""):
@@ -204,3 +205,112 @@ def hbone_server(lab, cert, on_connect=None, banner=b""):
                     conn.end_stream(e.stream_id)
             s.sendall(conn.data_to_send())
     return handle
+
+
+class Gateway:
+    """A handler for Server that plays the gateway of another network: ends the outer HBONE, connects to what @routes
+    says for the authority, and passes bytes both ways without looking at them."""
+
+    def __init__(self, lab, pod, cert, routes):
+        self.ctx = tls_context(lab, cert, server=True)
+        self.pod, self.routes, self.seen = pod, routes, []
+        self.status, self.socks = "200", []
+        self.cut_after = None  # bytes towards the client; then the stream ends
+        self.cut_how = "end"
+
+    def __call__(self, c, _peer):
+        c.settimeout(TIMEOUT)
+        s = self.ctx.wrap_socket(c, server_side=True)
+        self.socks.append(s)
+        try:
+            Passing(self, s).run()
+        finally:  # else who is left at the other end waits for nobody
+            s.close()
+
+    def cut(self):
+        """Every connection of now."""
+        while self.socks:
+            try:
+                socket.socket.shutdown(self.socks.pop(), socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
+class Passing:
+    """One outer connection."""
+
+    def __init__(self, gateway, sock):
+        self.gw, self.sock = gateway, sock
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(
+            client_side=False, header_encoding="utf-8", validate_inbound_headers=False))
+        self.h2.initiate_connection()
+        self.up, self.passed, self.ended = {}, {}, set()
+
+    def run(self):
+        try:
+            while self.step():
+                pass
+        finally:
+            for s in self.up.values():
+                s.close()
+
+    def step(self):
+        self.sock.sendall(self.h2.data_to_send())
+        readable = [s for i, s in self.up.items() if i not in self.ended and self.h2.local_flow_control_window(i) > 0]
+        ready = [self.sock] if self.sock.pending() else select.select([self.sock] + readable, [], [], 60)[0]
+        for sid in [i for i, s in self.up.items() if s in ready and i not in self.ended]:
+            self.from_upstream(sid)
+        return self.sock not in ready or self.from_client()
+
+    def from_client(self):
+        d = self.sock.recv(1 << 18)
+        for e in self.h2.receive_data(d):
+            sid = getattr(e, "stream_id", None)
+            if isinstance(e, h2.events.RequestReceived):
+                self.request(sid, e.headers)
+            elif isinstance(e, h2.events.DataReceived):
+                self.h2.acknowledge_received_data(e.flow_controlled_length, sid)
+                self.to_upstream(sid, lambda s, d=e.data: s.sendall(d))
+            elif isinstance(e, h2.events.StreamEnded):
+                self.to_upstream(sid, lambda s: s.shutdown(socket.SHUT_WR))
+            elif isinstance(e, h2.events.StreamReset) and sid in self.up:
+                self.up.pop(sid).close()
+        return bool(d)
+
+    def to_upstream(self, sid, what):
+        """One that is gone is noticed where it is read from."""
+        try:
+            if sid in self.up:
+                what(self.up[sid])
+        except OSError:
+            pass
+
+    def request(self, sid, headers):
+        self.gw.seen.append(headers)
+        if self.gw.status != "200":
+            self.h2.send_headers(sid, [(":status", self.gw.status)], end_stream=True)
+            return
+        self.up[sid] = self.gw.pod.net.connect(self.gw.routes[dict(headers)[":authority"]])
+        self.passed[sid] = 0
+        self.h2.send_headers(sid, [(":status", "200")])
+
+    def from_upstream(self, sid):
+        room = min(self.h2.local_flow_control_window(sid), self.h2.max_outbound_frame_size)
+        try:
+            d = self.up[sid].recv(room)
+        except ConnectionError:
+            self.h2.reset_stream(sid, CONNECT_ERROR)
+            self.up.pop(sid).close()
+            return
+        cut = self.gw.cut_after is not None and self.passed[sid] + len(d) >= self.gw.cut_after
+        if cut:
+            d = d[:self.gw.cut_after - self.passed[sid]]
+        self.passed[sid] += len(d)
+        if cut and self.gw.cut_how == "reset":
+            self.h2.reset_stream(sid, CONNECT_ERROR)
+        else:
+            self.h2.send_data(sid, d, end_stream=cut or not d)
+        if cut:
+            self.up.pop(sid).close()
+        elif not d:
+            self.ended.add(sid)

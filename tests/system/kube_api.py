@@ -26,7 +26,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 NODE = "node-1"
-KINDS = {"pods": "PodList", "namespaces": "NamespaceList"}
+KINDS = {"pods": "PodList", "namespaces": "NamespaceList", "services": "ServiceList", "nodes": "NodeList",
+         "endpointslices": "EndpointSliceList", "authorizationpolicies": "AuthorizationPolicyList",
+         "peerauthentications": "PeerAuthenticationList"}
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -219,7 +221,9 @@ class Api:
         self.pki, self.netns, self.token = pki, netns, token
         self.cond = threading.Condition()
         self.version, self.oldest = 1000, 0
-        self.objects = {"pods": {}, "namespaces": {}}
+        self.objects = {kind: {} for kind in KINDS}
+        # resources that are not there, by the path in front of them ("" stands for all versions)
+        self.missing = {("authorizationpolicies", ""), ("peerauthentications", "")}
         self.history = []  # (version, resource, type, object)
         self.requests, self.notes, self.trouble = [], [], []
         self.patches = []  # (time, namespace, name, annotation, status)
@@ -356,7 +360,7 @@ class Api:
                 r.status(401, "Unauthorized")
             elif r.method == "PATCH":
                 self.serve_patch(r)
-            elif r.resource not in KINDS or r.method != "GET":
+            elif r.resource not in KINDS or r.method != "GET" or self.is_missing(r):
                 r.status(404, "the server could not find the requested resource")
             elif r.watch:
                 self.serve_watch(r)
@@ -366,7 +370,15 @@ class Api:
             self.note("handler: %r" % e)
             r.reset()
 
+    def is_missing(self, r):
+        return any(r.resource == name and prefix in r.path for name, prefix in self.missing)
+
     def chosen(self, r, obj):
+        labels = r.query.get("labelSelector", "")
+        if labels:
+            key, _, value = labels.partition("!=")
+            if obj["metadata"].get("labels", {}).get(key) == value:
+                return False
         sel = r.query.get("fieldSelector", "")
         if not sel:
             return True

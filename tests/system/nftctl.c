@@ -2,8 +2,9 @@
  * nftctl.c: drives nft/ from the command line for tests and measurements. Not installed.
  *
  *   nftctl [options] <verb> <netns path> [arguments]
- *   verbs: apply release remove check present flows | host-apply UID, host-remove, probe-add IP
- * UID, probe-del IP UID, probe-prune UID,.. (those to keep) | print | parallel DIR N | bench DIR N
+ *   verbs: apply release remove check present flows foreign-remove[-sets] | host-apply UID,
+ * host-remove, probe-add IP UID, probe-del IP UID, probe-prune UID,.. (those to keep) | print |
+ * parallel DIR N | bench DIR N
  */
 #include <errno.h>
 #include <getopt.h>
@@ -100,6 +101,14 @@ static int run(const char *verb, int ns, int argc, char **argv, struct err *e)
 		return nft_pod_release(ns, e);
 	if (strcmp(verb, "check") == 0)
 		return check(ns, e);
+	if (strcmp(verb, "foreign-remove") == 0 || strcmp(verb, "foreign-remove-sets") == 0) {
+		size_t found = 0;
+
+		r = nft_foreign_remove(ns, strcmp(verb, "foreign-remove-sets") == 0, &found, e);
+		if (r == 0)
+			printf("%zu\n", found);
+		return r;
+	}
 	if (strcmp(verb, "present") == 0) {
 		r = nft_pod_present(ns, &b, e);
 		if (r == 0)

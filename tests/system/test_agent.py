@@ -3,6 +3,7 @@
 """test_agent.py: ambient-agent's verbs, decisions and manifests, with a scripted ztunnel. Run as root."""
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -165,6 +166,18 @@ def no_ztunnel_no_pod(w):
 
 
 @test
+def an_agent_that_is_a_pod_does_not_wait_for_ztunnel(w):
+    # ztunnel is a pod with a network of its own there: a node that is not ready would never start it
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    w.start(env={"POD_NAMESPACE": "istio-system"})
+    until("STATUS says yes", lambda: w.cni({"command": "STATUS"})[0] == 200)
+    assert not w.status()["ready"] and "no ztunnel" in w.status()["reason"], w.status()
+    assert w.cni(p.event())[0] == 503
+
+
+@test
 def grace_after_ztunnel_left(w):
     w.namespace(mode="ambient")
     p, q = Pod(w, "one"), Pod(w, "two")
@@ -247,6 +260,34 @@ def labels_enrol_and_release_a_running_pod(w):
     z.ack()
     until("released", lambda: w.state(p) == "not-in-mesh")
     until("no descriptor is left over", lambda: w.count_fds() == base)
+
+
+@test
+def rules_wait_for_what_a_ztunnel_carries_that_has_not_come_yet(w):
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    w.start()
+    z = w.ready_ztunnel(V2)
+    w.add(p, z)
+    held = subprocess.Popen(["nsenter", "--net=" + p.path, sys.executable, "-c",
+                             "import socket,sys;s=socket.socket();s.setsockopt(socket.SOL_SOCKET,socket.SO_MARK,0x539);"
+                             "s.connect(('%s',15008));print('up',flush=True);sys.stdin.read()" % p.ip],
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert held.stdout.readline() == "up\n"
+        w.stop(signal.SIGKILL)
+        w.peers.remove(z)
+        z.s.close()  # it goes on carrying, and has not come back to the agent
+        w.namespace()
+        w.start("--release-limit=20s")
+        until("it leaves", lambda: w.state(p) == "pending")
+        time.sleep(1)
+        assert p.has_rules() and w.state(p) == "pending", "the application would send on in the clear"
+    finally:
+        held.communicate()
+        z.close()
+    until("released", lambda: w.state(p) == "not-in-mesh" and p.clean())
 
 
 @test

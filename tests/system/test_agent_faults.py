@@ -4,14 +4,13 @@
 import http.client
 import json
 import os
-import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 
-from agent_lab import (ACK, BIN, PORTS, Pod, Skip, TAG, V2, Ztunnel, has_faults, main, nack,
+from agent_lab import (ACK, PORTS, Pod, ServiceManager, Skip, TAG, V2, Ztunnel, has_faults, main, nack,
                        namespace, run, test, until, v2, z_serve)
 
 
@@ -414,63 +413,18 @@ def descriptor_store_and_activation(w):
     w.namespace(mode="ambient")
     p = Pod(w, "app")
     w.put("p.yaml", p.manifest())
-    note = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    note.bind(w.dir + "/notify")
-    note.settimeout(5)
-    os.mkdir(w.dir + "/run")
-    event = socket.socket(socket.AF_UNIX)
-    event.bind(w.sock)
-    os.chmod(w.sock, 0o600)
-    event.listen(16)
-    store = {}
-
-    def notes():
-        """Everything that was said to the service manager so far."""
-        out = []
-        note.settimeout(0.05)
-        try:
-            while True:
-                buf, fds, _, _ = socket.recv_fds(note, 4096, 16)
-                text = buf.decode()
-                out.append(text)
-                m = re.search("FDNAME=(.*)", text)
-                if "FDSTORE=1" in text:
-                    store.setdefault(m.group(1), []).extend(fds)
-                elif "FDSTOREREMOVE=1" in text:
-                    for fd in store.pop(m.group(1), []):
-                        os.close(fd)
-        except socket.timeout:
-            return out
-
-    def start():
-        fds = [("pluginevent", event.fileno())] + [(n, f) for n, l in store.items() for f in l]
-        for i, (_, f) in enumerate(fds):
-            os.dup2(f, 100 + i, inheritable=True)
-        script = ("import os,sys\nfor i in range(%d): os.dup2(100+i, 3+i, inheritable=True)\n"
-                  "os.environ['LISTEN_PID']=str(os.getpid())\nos.execv(sys.argv[1], sys.argv[1:])" % len(fds))
-        env = dict(os.environ, NOTIFY_SOCKET=w.dir + "/notify", LISTEN_FDS=str(len(fds)),
-                   LISTEN_FDNAMES=":".join(n for n, _ in fds), WATCHDOG_USEC="400000")
-        argv = ["nsenter", "--net=/var/run/netns/" + w.host, sys.executable, "-c", script,
-                BIN[0] + "/ambient-agent", "--manifests", w.dir + "/m", "--cni-agent-run-dir",
-                w.dir + "/run", "--ztunnel-uds-address", w.zds, "--host-probes=off"]
-        w.proc = subprocess.Popen(argv, stderr=w.log, env=env, close_fds=False)
-        for i in range(len(fds)):
-            os.close(100 + i)
-        said = []
-        until("ready", lambda: said.extend(notes()) or any("READY=1" in x for x in said))
-        until("watchdog", lambda: said.extend(notes()) or any("WATCHDOG=1" in x for x in said))
-
-    start()
+    m = ServiceManager(w)
+    m.start()
     z = w.ready_ztunnel(V2)
     w.add(p, z)
-    notes()
-    assert [len(x) for x in store.values()] == [4], store
-    sockets = {os.readlink("/proc/self/fd/%d" % f) for f in list(store.values())[0][1:]}
+    m.notes()
+    assert [len(x) for x in m.store.values()] == [4], m.store
+    sockets = {os.readlink("/proc/self/fd/%d" % f) for f in list(m.store.values())[0][1:]}
     w.stop(signal.SIGKILL)
     z.close()
     # nobody but the service manager holds them now, and they still listen
     assert p.listening() == PORTS
-    start()
+    m.start()
     until("custody from the store", lambda: w.pod(p)["custody"])
     assert sockets <= set(w.open_fds())
     z = w.ready_ztunnel(V2)
@@ -479,10 +433,9 @@ def descriptor_store_and_activation(w):
     z.expect(2)
     z.ack()
     z.close()
-    until("store is empty", lambda: notes() is not None and not store)
+    until("store is empty", lambda: m.notes() is not None and not m.store)
     assert p.listening() == () and not p.has_rules()
-    note.close()
-    event.close()
+    m.close()
 
 
 # --- running pods that nobody told us of; the kubelet ---
@@ -524,7 +477,7 @@ def running_pod_is_found_by_its_cgroup(w):
               lambda: os.stat("/proc/%d/ns/net" % proc2.pid).st_ino == os.stat(r.path).st_ino)
         w.put("q.yaml", q.manifest())
         z.quiet(0.5)
-        assert w.state(q) == "none" and r.clean()
+        assert w.state(q) == "quarantined" and r.listening() == (), "kept from everybody, and no ztunnel told"
         # the runtime's DEL comes with an ID that we never saw
         w.cni(p.event("DEL"))
         z.expect(2)
@@ -545,6 +498,58 @@ def rmdir(d):
         return True
     except OSError:
         return False
+
+
+@test
+def branch_interface_gets_its_rules(w):
+    """AWS, security groups for pods: what the VPC CNI set up is there, and early demux is off (cni-spec 3.11)."""
+    w.namespace(mode="ambient")
+    p, q = Pod(w, "app"), Pod(w, "ordinary")
+    w.put("p.yaml", p.manifest(), q.manifest())
+
+    def host(*args, check=True):
+        return run("ip", "netns", "exec", w.host, *args, check=check)
+    host("sysctl", "-qw", "net.ipv4.tcp_early_demux=0")
+    for dev in ("vlan1", "eni2"):
+        host("ip", "link", "add", dev, "type", "bridge")
+        host("ip", "link", "set", dev, "up")
+    host("ip", "route", "add", p.ip + "/32", "dev", "vlan1", "table", "101")
+    host("ip", "rule", "add", "iif", "vlan1", "lookup", "101", "priority", "10")
+    host("ip", "route", "add", q.ip + "/32", "dev", "eni2")
+    before = host("ip", "rule")
+    shutil.copy("/bin/sleep", w.dir + "/kubelet")
+    wrap = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c",
+            "%s/kubelet 600 & exec \"$@\"" % w.dir, "sh")
+    w.start("--host-probes=auto", wrap=wrap)
+    until("rules of the node", lambda: "istio-inpod-probes-v4" in host("nft", "list", "ruleset"))
+    z = w.ready_ztunnel(V2)
+    w.add(p, z)
+    w.add(q, z)
+    rules = host("ip", "rule").splitlines()
+    added = [" ".join(r.split()) for r in rules if r not in before.splitlines()]
+    assert sorted(added) == ["512: from all to %s lookup 101" % p.ip, "9: from all iif vlan1 lookup local"], added
+    w.cni(p.event())  # again: they are there already
+    assert host("ip", "rule").splitlines() == rules
+    # an agent that starts anew takes them away with the pod: it has found them, or not yet, for it sees no kubelet
+    for sees_kubelet in (True, False):
+        w.stop(signal.SIGKILL)
+        until("the killed agent is gone", lambda: not w.answers())
+        z.close()
+        w.start("--host-probes=auto", wrap=wrap if sees_kubelet else ())
+        if sees_kubelet:
+            until("the kubelet to be found", lambda: json.loads(w.request("GET", "/v1/node")[1])["probes"]["active"])
+        else:
+            assert not json.loads(w.request("GET", "/v1/node")[1])["probes"]["active"]
+        z = w.ready_ztunnel(V2)
+        until("enrolled", lambda: w.state(p) == "enrolled")
+        assert host("ip", "rule").splitlines() == rules
+        w.cni(p.event("DEL"))
+        z.expect(2)
+        z.ack()
+        until("the rules are gone", lambda: host("ip", "rule") == before)
+        if sees_kubelet:
+            w.add(p, z)
+            assert host("ip", "rule").splitlines() == rules
 
 
 @test

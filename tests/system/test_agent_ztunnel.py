@@ -31,6 +31,8 @@ class RealZtunnel:
         env = {"PATH": os.environ["PATH"], "LOCAL_XDS_PATH": self.state, "NODE_NAME": "n1",
                "INPOD_UDS": self.w.zds, "AMBIENT_DEV_CA_DIR": self.w.dir + "/ca",
                "AMBIENT_ADMIN_SOCKET": self.w.dir + "/admin.sock"}
+        if "AMBIENT_DNS_RESOLV_CONF" in os.environ:
+            env["AMBIENT_DNS_RESOLV_CONF"] = os.environ["AMBIENT_DNS_RESOLV_CONF"]
         for k in os.environ:
             if k.endswith("SAN_OPTIONS"):
                 env[k] = os.environ[k]
@@ -145,6 +147,33 @@ def agent_killed_and_back(w):
         z.start()
         until("enrolled again", lambda: w.state(p) == "enrolled" and p.listening() == PORTS, 30)
         assert served(p)
+    finally:
+        z.kill()
+
+
+@test
+def certificate_comes_back_to_the_next_ztunnel(w):
+    p, z = begin(w)
+    used = "the certificate of before is used"
+    try:
+        z.start()
+        plugin(w, p)
+        until("it is kept", lambda: any("memfd:ambient-credential" in l for l in w.open_fds()))
+        z.kill()
+        z.start()
+        until("used again", lambda: w.logged().count(used) == 1)
+        # the agent forgets, and gets it anew
+        w.stop(signal.SIGKILL)
+        w.start()
+        until("it is kept", lambda: any("memfd:ambient-credential" in l for l in w.open_fds()), 20)
+        until("enrolled", lambda: w.state(p) == "enrolled", 20)
+        z.kill()
+        z.start()
+        until("used again", lambda: w.logged().count(used) == 2)
+        plugin(w, p, "DEL")
+        until("forgotten", lambda: not any("memfd:ambient-credential" in l for l in w.open_fds()))
+        assert "PRIVATE KEY" not in w.logged()
+        z.alive()
     finally:
         z.kill()
 

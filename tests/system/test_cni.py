@@ -394,6 +394,18 @@ def add_not_understood():
             lab.call("ADD").failed(999, "not understood", "systemctl status ambient-agent", lab.socket())
 
 
+LITTLE = "190ms"  # half of it is less than the plugin's pause: an agent that is away is asked once
+
+
+def wait_for_sleep(pid):
+    """The process has nothing to read and nobody to ask: when it sleeps, it pauses."""
+    def pauses():
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] == "S"
+    wait_for(pauses, "the plugin pauses")
+    return True
+
+
 @test("ADD: answers in chunks, until the end of the connection, and one byte at a time")
 def add_framings():
     body = b'{"outcome":"enrolled","reason":"ok"}'
@@ -460,16 +472,56 @@ def pass_through_without_agent():
 
 @test("agent gone: no socket, no directory, nobody listening")
 def agent_gone():
-    lab.call("ADD").failed(11, lab.socket(), "No such file", "systemctl status ambient-agent", "cni_agent_run_dir")
-    lab.call("ADD", lab.conf(cni_agent_run_dir="/nowhere/at/all")).failed(11, "/nowhere/at/all/pluginevent.sock")
+    lab.call("ADD", lab.conf(timeout=LITTLE)).failed(11, lab.socket(), "No such file", "systemctl status ambient-agent", "cni_agent_run_dir")
+    lab.call("ADD", lab.conf(cni_agent_run_dir="/nowhere/at/all", timeout=LITTLE)).failed(11, "/nowhere/at/all/pluginevent.sock")
     lab.call("ADD", lab.conf(agent_api="istio")).failed(11, "istio-cni-node")
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(lab.socket())
     try:
-        lab.call("ADD").failed(11, "Connection refused", "not running")
-        lab.call("ADD", lab.conf(agent_socket=lab.socket(), cni_agent_run_dir=None)).failed(11, "Connection refused")
+        lab.call("ADD", lab.conf(timeout=LITTLE)).failed(11, "Connection refused", "not running")
+        lab.call("ADD", lab.conf(agent_socket=lab.socket(), cni_agent_run_dir=None, timeout=LITTLE)).failed(11, "Connection refused")
     finally:
         os.unlink(lab.socket())
+
+
+@test("agent gone: half of the time limit is spent on waiting for it, by ADD only")
+def agent_gone_for_how_long():
+    r = lab.call("ADD", lab.conf(timeout="3s"))
+    r.failed(11, "No such file")
+    equal(1.2 <= r.seconds < 10, True, f"took {r.seconds:.2f} s")
+    for verb in ("CHECK", "GC", "STATUS", "DEL"):
+        r = lab.call(verb, lab.conf(timeout="120s"))
+        equal(r.seconds < 30, True, f"{verb} took {r.seconds:.2f} s")
+
+
+@test("agent replaced: ADD waits for the new one")
+def agent_replaced():
+    process = lab.start("ADD")
+    process.stdin.write(json.dumps(lab.conf(prevResult=PREV, timeout="60s")).encode())
+    process.stdin.close()
+    waited = wait_for_sleep(process.pid)
+    with Agent(lab.socket()) as agent:
+        equal((process.stdout.read() != b"", process.wait(timeout=60)), (True, 0), "result")
+        equal((waited, agent.connections), (True, 1), "it waited, and asked once")
+    process.stdout.close()
+
+
+@test("agent replaced: not ready yet, or gone in the middle, is asked again; other errors are not")
+def agent_not_ready_yet():
+    late = [ours(503, code=50, msg="the agent has not read its pods yet"), b"", ENROLLED]
+
+    def answer(connection, _):
+        connection.sendall(late.pop(0))
+
+    with Agent(lab.socket(), answer) as agent:
+        lab.call("ADD", lab.conf(timeout="60s")).ok()
+        equal(agent.connections, 3, "connections")
+    with Agent(lab.socket(), ours(503, code=50, msg="no ztunnel is connected")) as agent:
+        lab.call("ADD", lab.conf(timeout="2s")).failed(50, "no ztunnel is connected")
+        equal(2 <= agent.connections <= 11, True, f"{agent.connections} connections")
+    with Agent(lab.socket(), ours(409, code=11, msg="unknown pod")) as agent:
+        lab.call("ADD", lab.conf(timeout="60s")).failed(11, "unknown pod")
+        equal(agent.connections, 1, "connections")
 
 
 @test("agent hangs: at accept, before, in and after the head; the limit is named and kept")
@@ -524,7 +576,7 @@ def agent_closes():
                          (b"HTTP/1.1 200 OK\r\nContent-Le", "answer's head"), (ENROLLED[:-1], "answer's body"),
                          (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{\"ou", "answer's body")):
         with Agent(lab.socket(), answer):
-            lab.call("ADD").failed(11, part, "stopped while")
+            lab.call("ADD", lab.conf(timeout=LITTLE)).failed(11, part, "stopped while")
 
 
 @test("agent answers without reading the request, and closes")
@@ -535,7 +587,7 @@ def agent_does_not_read():
         listener.listen(4)
         for answer, code, part in ((refusal, 999, "uid 7 is not answered"), (b"", 11, "closed without an answer")):
             process = lab.start("ADD")
-            process.stdin.write(json.dumps(lab.conf()).encode())
+            process.stdin.write(json.dumps(lab.conf(timeout=LITTLE)).encode())
             process.stdin.close()
             connection, _ = listener.accept()
             connection.recv(1, socket.MSG_PEEK)  # the request is there, and stays unread

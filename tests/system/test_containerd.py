@@ -298,7 +298,8 @@ def labels_change(x):
 
 
 def release_ends_captured(x):
-    """Connections that the mesh carried end with the enrolment, rather than going on in the clear."""
+    """Connections that the mesh carries go on for a while when their pod leaves; then they end, rather than going on
+    in the clear."""
     plain, server = x.pods["plain"], x.pods["server"]
     x.manifests.pod(plain, mode="ambient")
     enrolled(x, plain)
@@ -308,6 +309,12 @@ def release_ends_captured(x):
     capture = wire.Capture(node.BRIDGE, x.files + "/release.pcap").start()
     try:
         x.manifests.pod(plain)
+        x.agent.wait_state(plain, "pending")
+        # Its peers have not heard of it yet: they send HBONE, and that arrives.
+        for _ in range(5):
+            page(x, x.pods["client"], plain)
+        for t in talks:
+            t.goes_on()
         x.agent.wait_state(plain, "not-in-mesh")
         for t in talks:
             wait_until("the connection of %s to end" % t.a.name, t.ended)
@@ -346,6 +353,36 @@ def namespace_label(x):
     x.manifests.namespace("legacy")
     x.agent.wait_state(plain, "not-in-mesh")
     same(product.rules(plain), "", "rules")
+
+
+def without_add(x):
+    """The plugin is taken out of the chain, a pod is created, the plugin comes back: nobody told the agent."""
+    x.node.set_chain([])
+    p = x.node.pod("silent", "shop")
+    try:
+        wait_until("containerd to take the chain", lambda: chain_is_bare(x, p), every=0.2)
+    finally:
+        x.node.set_chain([product.PLUGIN])
+    x.pods["silent"] = p
+    x.serve(p, None)
+    same(product.rules(p), "", "rules before anybody knows")
+    x.manifests.pod(p)  # as an API server tells of it
+    enrolled(x, p)
+    same(x.agent.pod(p)["containerID"], "scan-" + p.uid, "found by its processes")
+    x.state.workload(p)
+    x.write_state()
+    page(x, x.pods["client"], p)
+    x.remove(p)
+    x.write_state()
+
+
+def chain_is_bare(x, p):
+    """Creates @p once containerd has read the chain without our plugin, which would refuse an unknown pod."""
+    try:
+        p.run()
+    except CriError:
+        return False
+    return True
 
 
 def runtime_restarts(x):
@@ -429,6 +466,7 @@ CASES = [
      release_ends_captured),
     ("a label changed while the agent was away", label_changed_without_agent),
     ("a namespace's label enrols and releases its running pods", namespace_label),
+    ("a pod created while the plugin is not in the chain is found and captured", without_add),
     ("containerd killed and started: pods stay", runtime_restarts),
     ("a mistake in the network configuration is told to the operator", bad_netconf),
 ]
@@ -467,7 +505,7 @@ def main():
     work = private.enter()
     tap = Tap()
     x = lab.Lab(os.path.abspath(a.bin), tempfile.mkdtemp(dir=work),
-                {"AMBIENT_ZTUNNEL_GRACE": "%ds" % GRACE_S})
+                {"AMBIENT_ZTUNNEL_GRACE": "%ds" % GRACE_S, "AMBIENT_RELEASE_LIMIT": "6s"})
     x.manifests.namespace("shop", "ambient")
     x.manifests.namespace("legacy")
     try:

@@ -10,8 +10,10 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import hbone_peer as hb  # noqa: E402
-from ztlab import Lab, Root, tls_context  # noqa: E402
+from ztlab import Lab, Root, double_echo, tls_context, wait_for  # noqa: E402
 from ztsite import ARGS, HELLO, site, works, refused, check, ends_cleanly, main  # noqa: E402
+
+IDLE_PEER = 64  # LIMIT_IDLE_PEER
 
 
 # --- identity ------------------------------------------------------------------------------------
@@ -281,11 +283,57 @@ def handshake_flood_of_one_pod():
         lab.close()
 
 
+def idle_connections_of_one_peer():
+    """A peer that hoards connections: the oldest idle ones go, what is in use and what others have stays."""
+    lab = Lab(ARGS.bin, 2)
+    conns = []
+    try:
+        a, b, c = lab.pod("a", 2), lab.pod("b", 3), lab.pod("c", 4, captured=False)
+        b.serve(8080, double_echo)
+        lab.state()
+        zt = lab.start(ZTUNNEL_WORKER_THREADS="1")
+        cert, target = lab.root().issue(lab, [a.identity]), b.ip + ":8080"
+
+        def client(certificate=cert, src=c):
+            conns.append(hb.Client(lab, src, b.ip, certificate))
+            return conns[-1]
+
+        def opened():
+            return int(zt.http(15000, "/debug/workers")[1].split('"tlsAccepted":')[1].split(",")[0])
+        busy, other = client(), client(lab.root().issue(lab, [c.identity]))
+        sid = busy.request(target)
+        check(busy.answer(sid) == 200)
+        silent = [hb.Raw(lab, c, b.ip, cert) for _ in range(3)]
+        conns += silent
+        polite = [client() for _ in range(3)]
+        wait_for("these to be the oldest", lambda: opened() == 8)
+        rest = [client() for _ in range(IDLE_PEER)]
+        wait_for("all", lambda: opened() == 8 + IDLE_PEER)
+        began = time.monotonic()
+        for x in polite:
+            while x.pump():  # answers the ping
+                check(time.monotonic() - began < 8, "not told to go")
+        check(zt.lines("too many idle HBONE connections of one peer", a.identity), "the log says who")
+        began = time.monotonic()
+        for x in silent:
+            while x.read_frame() is not None:
+                check(time.monotonic() - began < 8, "kept until the next keepalive")
+        for x in (rest[0], rest[-1], other):
+            check(x.answer(x.request(target)) == 200, "within the limit")
+        busy.send(sid, HELLO)
+        check(busy.read(sid, 22) == HELLO + HELLO, "in use, although older than all")
+        check(works(a, b.ip), "the way from the pod itself")
+    finally:
+        for x in conns:
+            x.close()
+        lab.close()
+
+
 TESTS = [
     peers_without_the_right_certificate, impostor_gets_nothing, plaintext_to_15008,
     connect_to_other_addresses, rapid_reset, made_you_reset, continuation_flood, header_bomb,
     settings_flood, ping_flood, zero_window_stall, slow_handshakes_are_bounded, ends_cleanly,
-    handshake_flood_of_one_pod,
+    handshake_flood_of_one_pod, idle_connections_of_one_peer,
 ]
 
 

@@ -498,7 +498,12 @@ def read_only_directory(w):
         n.put("10-calico.conflist", CALICO)
         run("mount", "-o", "remount,ro", n.conf)
         n.start("chained")
-        assert "Read-only file system" in n.settled("failed")["reason"]
+        for _ in range(5):  # the cause stays there while the next attempt is waited for
+            assert "Read-only file system" in n.settled("failed")["reason"], n.install()
+            with open(n.bin + "/another", "w"):
+                pass  # another look at the directories
+            time.sleep(0.1)
+        os.unlink(n.bin + "/another")
         run("mount", "-o", "remount,rw", n.conf)
         until("installed", lambda: n.ours("10-calico.conflist"), SOON)
         w.stop()
@@ -615,6 +620,27 @@ def pods_stay_until_they_are_released(w):
     assert w.journal() == []
     assert "istio-ambient" not in run("ip", "netns", "exec", w.host, "nft", "list", "ruleset")
     assert "a uid=" in text and text.count("released") == 2, text
+
+
+@test
+def an_uninstaller_that_stays(w):
+    n = Node(w)
+    n.put("10-calico.conflist", CALICO)
+    n.start("chained")
+    n.settled()
+    w.stop()
+    argv = [BIN[0] + "/ambient-agent", "--uninstall", "--stay", "--cni-conf-dir", n.conf, "--cni-bin-dir", n.bin,
+            "--cni-agent-run-dir", w.dir + "/run"]
+    p = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    try:
+        lines = iter(p.stderr.readline, "")
+        assert any("waiting for SIGTERM" in line for line in lines)
+        assert n.gone() and n.read("10-calico.conflist") == CALICO and p.poll() is None
+        p.terminate()
+        assert p.wait(5) == 0
+    finally:
+        p.kill()
+        p.wait()
 
 
 @test

@@ -67,9 +67,10 @@ def start(x):
     same(install(x)["state"], "waiting", "before there is a network")
     x.ztunnel.start()
     x.ztunnel.wait_ready()
-    x.agent.wait_ready()
+    same(x.agent.status()["ready"], False, "ready without the plugin in the chain")
     x.node.start()
     wait_until("the installation", lambda: install(x)["state"] == "installed", SOON)
+    x.agent.wait_ready()
 
 
 def own_file(x):

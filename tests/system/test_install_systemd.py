@@ -3,14 +3,12 @@
 """test_install_systemd.py: the agent installs the plugin from within its unit's sandbox: refused and told without the
 drop-in of docs/install.md, done with it, and taken off after the unit was stopped.
 """
-import argparse
 import json
 import os
 import shutil
 import sys
-import tempfile
 
-from test_systemd import SBIN, Machine, Suite, expect, wait_for
+from test_systemd import SBIN, expect, main, wait_for
 
 PRIMARY = '{"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "ptp", "mtu": 1.5e3}]}\n'
 DROP_IN = "[Service]\nEnvironment=AMBIENT_INSTALL_CNI=owned AMBIENT_CNI_PLUGIN=%s/ambient-cni\n" % SBIN
@@ -18,8 +16,8 @@ WRITABLE = "ReadWritePaths=/etc/cni /opt/cni\n"
 UNIT = "ambient-agent.service"
 
 
-def prepare(m, bin_dir):
-    shutil.copy(os.path.join(bin_dir, "ambient-cni"), m.root + SBIN)
+def prepare(m):
+    shutil.copy(os.path.join(m.bin_dir, "ambient-cni"), m.root + SBIN)
     os.makedirs(m.root + "/opt/cni/bin")
     m.write("/etc/cni/net.d/10-n.conflist", PRIMARY)
     m.write("/etc/systemd/system/%s.d/install.conf" % UNIT, DROP_IN)
@@ -75,32 +73,5 @@ def steps(m):
     ]
 
 
-def main():
-    p = argparse.ArgumentParser()
-    p.add_argument("--bin", required=True)
-    a = p.parse_args()
-    for tool in ("systemd-nspawn", "nsenter", "curl"):
-        if shutil.which(tool) is None:
-            print(f"1..0 # SKIP {tool} is not installed")
-            return 0
-    if os.geteuid() != 0:
-        print("1..0 # SKIP needs root")
-        return 0
-    folder = tempfile.mkdtemp(prefix="ambient-systemd-")
-    machine = Machine(folder, a.bin)
-    suite = Suite(machine)
-    try:
-        prepare(machine, a.bin)
-        if suite.check("systemd boots", machine.boot):
-            for name, step in steps(machine):
-                if not suite.check(name, step):
-                    break
-    finally:
-        machine.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-    print(f"1..{suite.count}")
-    return 1 if suite.failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(steps, prepare))

@@ -22,14 +22,14 @@ import resource
 import selectors
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")]
 import ztlab  # noqa: E402
-from ztlab import wait_for  # noqa: E402
+from cri.daemon import descriptors  # noqa: E402
+from ztlab import reset, wait_for  # noqa: E402
 
 LEGS = ("hbone", "out", "in")
 HEAD = 8  # the client's first bytes: number of the connection
@@ -150,11 +150,6 @@ class Bench:
 def say(text):
     for line in text.splitlines():
         print("# " + line, flush=True)
-
-
-def reset(s):
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    s.close()
 
 
 # --- one connection ---
@@ -552,6 +547,27 @@ def reset_behind_loss(bench, leg):
     bench.quiet()
 
 
+def deleted_with_a_reset_waiting(bench):
+    """A reset waits for what a server has not acknowledged; when the pod is deleted nobody will, and nothing stays."""
+    def sockets():
+        return {d for d in descriptors(bench.zts[1].pid) if d.startswith("socket:")}
+    idle = sockets()
+    c, s = bench.pair("hbone")
+    c.sendall(b"1")
+    assert s.recv(10) == b"1"
+    ztlab.run("ip", "netns", "exec", bench.b.net.name, "nft", "-f", "-", input=DROP)
+    c.sendall(b"y" * 1000)
+    wait_for("a lost packet", lambda: "packets 0" not in ztlab.run(
+        "ip", "netns", "exec", bench.b.net.name, "nft", "list", "table", "inet", "loses"))
+    reset(c)
+    wait_for("the end", lambda: all(x["connections"] == 0 for x in bench.stats()))
+    waits = sockets() - idle
+    assert waits, "the reset waits"
+    bench.second.agent.delete(bench.b)
+    wait_for("all sockets of the pod to go", lambda: not waits & sockets(), 8)
+    s.close()
+
+
 class Burners:
     """Processes that use the CPUs; they end by themselves as well."""
 
@@ -580,6 +596,7 @@ def plan(a, benches):
                    lambda b=bench, g=leg: reset_behind_loss(b, g)) for leg in ("hbone", "in")]
         if window:
             tests.append(("a dead writer with a sleeping reader", lambda b=bench: dead_writer(b)))
+    tests += [("a pod is deleted while a reset waits", lambda b=b: deleted_with_a_reset_waiting(b)) for b in benches]
     return tests + [("ztunnels end cleanly", b.close) for b in benches]
 
 

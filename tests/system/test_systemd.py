@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 
@@ -73,7 +74,11 @@ def wait_for(what, condition, seconds=30):
 class Machine:
     """A booted container. Everything of it lies in @folder and in one control group, and ends with stop()."""
 
+    options = ()  # more of systemd-nspawn's
+    usr = ("--bind-ro=/usr",)
+
     def __init__(self, folder, bin_dir):
+        self.bin_dir = bin_dir
         self.root = os.path.join(folder, "root")
         self.log = os.path.join(folder, "console.log")
         self.groups = [os.path.join(d, f"ambient-test-{os.getpid()}") for d in
@@ -121,10 +126,10 @@ class Machine:
                 with open(os.path.join(g, "cgroup.procs"), "w") as f:
                     f.write(str(os.getpid()))
         for g in self.groups:
-            os.mkdir(g)
-        command = ["systemd-nspawn", "--quiet", "--directory=" + self.root, "--bind-ro=/usr", "--boot",
+            os.makedirs(g, exist_ok=True)
+        command = ["systemd-nspawn", "--quiet", "--directory=" + self.root, *self.usr, "--boot",
                    "--register=no", "--keep-unit", "--console=pipe", "--private-network", "--link-journal=no",
-                   "--machine=ambient-test-%d" % os.getpid(), "systemd.unit=multi-user.target"]
+                   "--machine=ambient-test-%d" % os.getpid(), *self.options, "systemd.unit=multi-user.target"]
         with open(self.log, "wb") as log:
             self.proc = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                          preexec_fn=enter_groups, start_new_session=True)
@@ -298,6 +303,22 @@ def steps(m):
         wait_for("the pod to be enrolled again", lambda: any(
             p["uid"] == UID and p["state"] == "enrolled" for p in m.call("GET", "/v1/status")[1].get("pods", [])))
 
+    def bundled():
+        m.run(SBIN + "/ambientctl", "support-bundle", "-o", "/root/b.tar")
+        with tarfile.open(m.root + "/root/b.tar") as t:
+            files = {x.name.split("/", 1)[1]: t.extractfile(x).read().decode() for x in t.getmembers()}
+        manifest = {e["name"]: e for e in json.loads(files["manifest.json"])["files"]}
+        for unit, line in (("ambient-agent", "serves events="), ("ztunnel", "info")):
+            name = f"logs/{unit}.service.log"
+            if not manifest[name]["ok"]:
+                raise Failed(f"{manifest[name]}")
+            lines = files[name].splitlines()
+            own = [x for x in lines if line in x and f" {unit}[" in x]
+            about = [x for x in lines if " systemd[1]: Start" in x]
+            if not own or not about or lines[0] > lines[-1] or lines.index(about[0]) > lines.index(own[0]):
+                raise Failed(f"{name}: {len(own)} of its own, {len(about)} about it: {lines[:5]}")
+        expect(manifest["logs/pods"]["ok"], False, "no kubelet here")
+
     def leaves():
         code, doc = m.call("POST", "/v1/cni", {"command": "DEL", "containerID": "c1", "netns": "/run/netns/pod", "ifname": "eth0",
                                                "podName": "web", "podNamespace": "default", "podUID": UID})
@@ -322,12 +343,14 @@ def steps(m):
         ("so does SIGKILL of the agent", killed),
         ("a call to the socket starts a stopped agent", activation),
         ("ztunnel comes back to the same pod", ztunnel_back),
+        ("a support bundle has both logs from the journal", bundled),
         ("DEL empties the pod and the store", leaves),
         ("units stop cleanly", quiet),
     ]
 
 
-def main():
+def main(steps, prepare=lambda machine: None):
+    """Boots a system and runs the steps(machine); @prepare is given the machine before that."""
     p = argparse.ArgumentParser()
     p.add_argument("--bin", required=True)
     a = p.parse_args()
@@ -342,6 +365,7 @@ def main():
     machine = Machine(folder, a.bin)
     suite = Suite(machine)
     try:
+        prepare(machine)
         if suite.check("systemd boots", machine.boot):
             for name, step in steps(machine):
                 if not suite.check(name, step):
@@ -354,4 +378,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(steps))

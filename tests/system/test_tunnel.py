@@ -17,14 +17,13 @@ import os
 import random
 import resource
 import socket
-import struct
 import sys
 import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ztlab  # noqa: E402
-from ztlab import wait_for  # noqa: E402
+from ztlab import read_all, read_exact, reset, wait_for  # noqa: E402
 
 LEGS = ("hbone", "out", "in")
 WINDOW = 4 << 20
@@ -94,34 +93,6 @@ class Bench:
         self.lab.close()
         assert code == 0, "ztunnel ended with %s:\n%s" % (code, log[-4000:])
         assert "Sanitizer" not in log and "bug:" not in log, log[-8000:]
-
-
-def reset(s):
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    s.close()
-
-
-def read_all(s, limit=None):
-    """(bytes, how it ended): 'eof' or 'reset'"""
-    out = []
-    while True:
-        try:
-            d = s.recv(1 << 16)
-        except ConnectionResetError:
-            return b"".join(out), "reset"
-        if not d:
-            return b"".join(out), "eof"
-        out.append(d)
-
-
-def read_exact(s, n):
-    out = b""
-    while len(out) < n:
-        d = s.recv(n - len(out))
-        if not d:
-            raise AssertionError("end after %d of %d bytes" % (len(out), n))
-        out += d
-    return out
 
 
 def thread(fn, *args):
@@ -448,6 +419,57 @@ def test_churn(bench, seconds):
     bench.quiet()
 
 
+def watched_twice(pid):
+    """Descriptors that two loops wait for: the listening sockets, of which every worker has all."""
+    seen = []
+    for fd in os.listdir("/proc/%d/fd" % pid):
+        try:
+            if os.readlink("/proc/%d/fd/%s" % (pid, fd)) == "anon_inode:[eventpoll]":
+                with open("/proc/%d/fdinfo/%s" % (pid, fd)) as f:
+                    seen += [line.split()[1] for line in f if line.startswith("tfd:")]
+        except FileNotFoundError:
+            pass
+    return {x for x in seen if seen.count(x) > 1}
+
+
+def test_home_worker(bin_dir):
+    """Short connections are accepted by one worker while the other stands back; none waits for a
+    wake-up that went to the other. After a pause both accept again. And so a few times."""
+    bench = Bench(bin_dir, ZTUNNEL_WORKER_THREADS="2")
+    server = ztlab.Server(bench.c.net, 9800, lambda s, _addr: s.sendall(s.recv(1)))
+    try:
+        everything = watched_twice(bench.zt.pid)
+        assert len(everything) >= 3, everything
+
+        def client(seed):
+            rnd, n = random.Random(seed), 0
+            while not stop.is_set():
+                with bench.a.net.connect((bench.c.ip, 9800)) as c:
+                    c.settimeout(5)
+                    c.sendall(b"x")
+                    assert read_all(c) == (b"x", "eof")
+                time.sleep(0.003)  # a home that is busy all the time has the other help
+                n += 1
+                if n % 50 == 0:
+                    time.sleep(rnd.random() * 0.1)
+            return n
+
+        for _ in range(4):
+            stop = threading.Event()
+            jobs = [thread(client, i) for i in range(4)]
+            try:
+                wait_for("a worker to stand back",
+                         lambda: len(watched_twice(bench.zt.pid)) == len(everything) - 1)
+            finally:
+                stop.set()
+            assert all(j() > 0 for j in jobs)
+            wait_for("both to accept again", lambda: watched_twice(bench.zt.pid) == everything)
+        bench.quiet()
+    finally:
+        server.close()
+        bench.close()
+
+
 # --- 3. half-close ---
 
 def test_half_close(bench, leg, first):
@@ -638,7 +660,7 @@ def test_one_connection(bench):
         c.close()
         s.close()
     bench.quiet()
-    assert bench.zt.log().count("\n") >= lines + 40
+    wait_for("a line for each end of each", lambda: bench.zt.log().count("\n") >= lines + 40)
 
 
 def main():
@@ -677,6 +699,7 @@ def main():
         ("hbone: a pod pays for its own slow readers",
          lambda: test_memory_limit_is_the_pods(a.bin)),
         ("churn while state and certificates change", lambda: test_churn(bench, 8)),
+        ("short connections stay on one worker", lambda: test_home_worker(a.bin)),
         ("out of descriptors", lambda: test_descriptors(bench)),
         ("hbone: streams share one connection", lambda: test_one_connection(bench)),
     ]

@@ -1,14 +1,20 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """the agent's socket as ztunnel's side sees it: V1 and V2, bad packets, custody."""
+import contextlib
 import os
 import signal
 import socket
 import sys
+import threading
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from ztlab import PORTS, ZDS_SNAPSHOT, double_echo, field, wait_for, zds_add  # noqa: E402
-from ztsite import HELLO, works, refused, check, fresh, main  # noqa: E402
+from agent_wire import assert_no_child_ever  # noqa: E402
+from ztlab import PORTS, TIMEOUT, ZDS_SNAPSHOT, double_echo, field, wait_for, zds_add  # noqa: E402
+from ztsite import HELLO, check, echo_once, fresh, main, refused, works  # noqa: E402
+
+CHANGES = 200
 
 
 # --- the agent's socket --------------------------------------------------------------------------
@@ -33,19 +39,31 @@ def v1_exchange():
         check(zt.metric("workload_manager_active_proxy_count") == 2)
         # an upgrade: both serve (SO_REUSEPORT), the agent knows both
         old, lab.agent.conn = lab.agent.conn, None
+        # the ports as if in a pod of its own; the admin socket is on the host that both pods mount
         zt2 = lab.start(serve=False, AMBIENT_ADMIN_PORT="15100", AMBIENT_STATS_PORT="15120",
-                        AMBIENT_READINESS_PORT="15121",
-                        AMBIENT_ADMIN_SOCKET=os.path.join(lab.dir, "admin2.sock"))
+                        AMBIENT_READINESS_PORT="15121")
         lab.agent.serve([a, b])
         wait_for("the new one", lambda: zt2.http(15121, "/healthz/ready")[0] == 200)
         check(zt.stop() == 0)
         old.close()
         check(works(a, b.ip), "the new one took over")
+        wait_for("the new one on the admin socket", lambda: admin_socket_answers(lab))
         check(zt2.stop() == 0)
     finally:
         lab.close()
 
 
+
+
+def admin_socket_answers(lab):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(5)
+        try:
+            s.connect(os.path.join(lab.dir, "admin.sock"))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        s.sendall(b"GET /config_dump HTTP/1.1\r\nhost: x\r\n\r\n")
+        return s.recv(64).startswith(b"HTTP/1.1 200")
 
 
 def zds_bad_packets():
@@ -249,8 +267,7 @@ def stock_agent_and_our_hello():
             check(not lab.agent.held, "offered to a stock agent")
         lab.agent.version = 2
         lab.agent.serve([a, b])
-        # other sockets than before: what arrives while a worker changes over may meet the old ones
-        wait_for("the way through our agent's sockets", lambda: works(a, b.ip))
+        check(works(a, b.ip), "with our agent's sockets")
         lab.agent.accept()
         check(len(lab.agent.held) == 2, "offered to ours")
         for _, _, fds in lab.agent.held:
@@ -262,6 +279,66 @@ def stock_agent_and_our_hello():
         check(not lab.agent.held)
         wait_for("readiness", zt.ready)
         check(works(a, b.ip) and zt.stop() == 0)
+    finally:
+        lab.close()
+
+
+class Callers(threading.Thread):
+    """Connects again and again, one short echo each, until told to stop."""
+
+    def __init__(self, pod, addr):
+        super().__init__(daemon=True)
+        self.pod, self.addr, self.stop = pod, addr, False
+        self.good, self.bad, self.slowest = 0, [], 0.0
+        self.start()
+
+    def run(self):
+        while not self.stop:
+            began = time.monotonic()
+            try:
+                got = echo_once(self.pod, self.addr)
+            except OSError as e:
+                got = str(e)
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            if got == HELLO + HELLO:
+                self.good += 1
+            else:
+                self.bad.append(got)
+
+
+def sockets_change_under_load():
+    """Other listening sockets for a running pod, again and again: no connection may be lost."""
+    lab = fresh(2)
+    try:
+        a, b, c = lab.pod("a", 2), lab.pod("b", 3), lab.pod("c", 4, captured=False)
+        b.serve(8080, double_echo)
+        lab.state()
+        zt = lab.start(serve=False)
+        lab.agent.version = 1  # ztunnel's own sockets first, as with a stock agent
+        lab.agent.serve([a, b])
+        zt.wait_ready()
+        check(works(a, b.ip) and works(c, b.ip))
+        lab.agent.version = 2
+        callers = [Callers(p, b.ip) for p in (a, c) for _ in range(4)]
+        for turn in range(CHANGES):
+            for p in (a, b):
+                for s in p.custody:
+                    s.close()  # ztunnel alone holds the ones of before
+                p.custody = []
+                check(lab.agent.add(p) == "", "turn", turn)
+            had = [x.good + len(x.bad) for x in callers]
+            wait_for("one more round", lambda: all(
+                x.good + len(x.bad) >= n + 1 for x, n in zip(callers, had)))
+        for x in callers:
+            x.stop = True
+        for x in callers:
+            x.join(TIMEOUT)
+        bad = [e for x in callers for e in x.bad]
+        print("# %d connections, %d lost, slowest %.3f s" % (
+            sum(x.good for x in callers), len(bad), max(x.slowest for x in callers)))
+        check(not bad, len(bad), "connections were lost:", bad[:5])
+        assert_no_child_ever(zt.proc.pid)
+        check(works(a, b.ip) and works(c, b.ip) and zt.stop() == 0)
     finally:
         lab.close()
 
@@ -285,9 +362,159 @@ def same_uid_new_namespace():
         lab.close()
 
 
+@contextlib.contextmanager
+def draining():
+    """A ztunnel of ours that drains and has said so to our agent, with a connection from pod a to pod b: (lab, a, b, zt, c)."""
+    lab = fresh(2)
+    try:
+        a, b = lab.pod("a", 2), lab.pod("b", 3)
+        b.serve(8080, double_echo)
+        lab.state()
+        zt = lab.start(CONNECTION_TERMINATION_DEADLINE="60s")
+        c = a.net.connect((b.ip, 8080))
+        c.sendall(b"0")  # or it may still be in the queue when ztunnel stops accepting
+        check(c.recv(2) == b"00")
+        zt.signal(signal.SIGTERM)
+        check(lab.agent.conn.recv(100) == b"\x8a\x01\x00", "the agent is told")
+        yield lab, a, b, zt, c
+        c.close()
+    finally:
+        lab.close()
+
+
+def ends_with_its_pod(c):
+    try:
+        check(c.recv(1) == b"", "the connection of the pod that left ends")
+    except ConnectionError:
+        pass
+
+
+def draining_hears_of_removals():
+    """While it drains no pod is taken, and a pod that leaves loses its connections at once."""
+    with draining() as (lab, a, b, zt, c):
+        late = lab.pod("late", 4, captured=False)
+        check("draining" in lab.agent.add(late), "no pod is taken")
+        c.sendall(b"2")
+        check(c.recv(2) == b"22", "established connections continue")
+        check(lab.agent.delete(b) == "")
+        ends_with_its_pod(c)
+        check(zt.wait(10) == 0, "nothing is left: it ends")
+
+
+def draining_while_the_agent_is_started_anew():
+    """It is told again, its snapshot takes nothing away, and it is heard; a stock one in its place is left alone."""
+    with draining() as (lab, a, b, zt, c):
+        late = lab.pod("late", 4, captured=False)
+        for again in ("an agent without pods", "one that has a pod for us"):
+            check(lab.agent.accept() == 2 and not lab.agent.held, again, "connected, nothing is offered")
+            check(lab.agent.conn.recv(100) == b"\x8a\x01\x00", again, "is told")
+            if "without" in again:
+                check(lab.agent.snapshot() == "", "answered")
+            else:
+                check("draining" in lab.agent.add(late), "no pod is taken")
+            c.sendall(b"1")
+            check(c.recv(2) == b"11", again, "the connection goes on")
+        check(lab.agent.delete(a) == "")
+        ends_with_its_pod(c)
+        check(zt.wait(10) == 0, "nothing is left: it ends")
+
+
+def draining_while_a_stock_agent_takes_over():
+    with draining() as (lab, a, _, zt, c):
+        lab.agent.accept()
+        lab.agent.conn.recv(100)
+        check("draining" in lab.agent.exchange(zds_add(a), [a.net.fd]), "no pod is taken")
+        check(lab.agent.closed(), "and it leaves")
+        lab.agent.conn.close()
+        lab.agent.conn = None
+        lab.agent.listener.settimeout(1)
+        try:
+            lab.agent.accept()
+            check(False, "it came back")
+        except socket.timeout:
+            pass
+        c.sendall(b"1")
+        check(c.recv(2) == b"11", "the connection goes on")
+        c.close()
+        check(zt.wait(10) == 0)
+
+
+def draining_beside_a_stock_agent():
+    """It would take any packet for an answer: the connection just ends."""
+    lab = fresh(1)
+    try:
+        a, b = lab.pod("a", 2), lab.pod("b", 3)
+        b.serve(8080, double_echo)
+        lab.state()
+        zt = lab.start(CONNECTION_TERMINATION_DEADLINE="60s")
+        c = a.net.connect((b.ip, 8080))
+        c.sendall(b"1")
+        check(c.recv(2) == b"11")
+        zt.signal(signal.SIGTERM)
+        check(lab.agent.closed(), "closed without a packet")
+        c.sendall(b"2")
+        check(c.recv(2) == b"22", "established connections continue")
+        c.close()
+        check(zt.wait(10) == 0)
+    finally:
+        lab.close()
+
+
+def generations_hand_over():
+    """The new one waits for the old one's addresses, gets them when it drains, and serves all along."""
+    lab = fresh(2)
+    old_conn = None
+    try:
+        a, b = lab.pod("a", 2), lab.pod("b", 3)
+        b.serve(8080, double_echo)
+        lab.state()
+        more = dict(CONNECTION_TERMINATION_DEADLINE="60s", AMBIENT_HANDOVER="true")
+        old = lab.start(**more)
+        c = a.net.connect((b.ip, 8080))
+        c.sendall(b"1")
+        check(c.recv(2) == b"11")
+        old_conn, lab.agent.conn = lab.agent.conn, None
+        socks = {}
+
+        def same_sockets(pod):
+            socks[pod.uid] = True
+            return [s.fileno() for s in pod.make_listeners()]
+        new = lab.start(serve=False, **more)
+        lab.agent.accept()
+        for p in (a, b):
+            err = lab.agent.exchange(zds_add(p, PORTS), [p.net.fd] + same_sockets(p))
+            check(err == "", err)
+        check(lab.agent.snapshot() == "")
+        new.wait_line("waiting for the generation before")
+        check(old.http(15000, "/quitquitquit", "POST") == (200, "shutdown now\n"), "asked through its own surface")
+        new.wait_line("addresses over")
+        check(new.http(15021, "/healthz/ready")[0] == 200 and new.http(15020, "/metrics")[0] == 200)
+        check(old.proc.poll() is None, "the old one still drains")
+        for _ in range(20):
+            check(works(a, b.ip), "new connections")
+        c.sendall(b"2")
+        check(c.recv(2) == b"22", "established ones")
+        c.close()
+        check(old.wait(10) == 0)
+        check(os.path.exists(os.path.join(lab.dir, "admin.sock")), "the new one's socket stays")
+        check(new.stop() == 0)
+        # without the permission an address that is taken ends the start
+        first = lab.start()
+        second = lab.start(serve=False)
+        check(second.wait(10) == 1 and second.lines("listen on port"), second.log())
+        check(first.stop() == 0)
+    finally:
+        if old_conn is not None:
+            old_conn.close()
+        lab.close()
+
+
 TESTS = [
     v1_exchange, zds_bad_packets, snapshot_semantics, custody_survives_kill, death_is_a_reset,
-    held_sockets_are_offered, stock_agent_and_our_hello, same_uid_new_namespace,
+    held_sockets_are_offered, stock_agent_and_our_hello, sockets_change_under_load,
+    same_uid_new_namespace, draining_hears_of_removals, draining_while_the_agent_is_started_anew,
+    draining_while_a_stock_agent_takes_over, draining_beside_a_stock_agent,
+    generations_hand_over,
 ]
 
 

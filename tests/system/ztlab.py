@@ -255,6 +255,35 @@ class Server(threading.Thread):
         self.sock.close()
 
 
+def reset(s):
+    """Closes with a reset."""
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    s.close()
+
+
+def read_all(s):
+    """(bytes, how it ended: "eof" or "reset")."""
+    out = []
+    while True:
+        try:
+            d = s.recv(1 << 16)
+        except ConnectionResetError:
+            return b"".join(out), "reset"
+        if not d:
+            return b"".join(out), "eof"
+        out.append(d)
+
+
+def read_exact(s, n):
+    out = b""
+    while len(out) < n:
+        d = s.recv(n - len(out))
+        if not d:
+            raise AssertionError("end after %d of %d bytes" % (len(out), n))
+        out += d
+    return out
+
+
 def double_echo(c, _peer):
     """What comes goes back twice (ztunnel-spec 15.1)."""
     while True:
@@ -321,10 +350,11 @@ def parse(data):
     return out
 
 
-def zds_add(pod, ports=()):
+def zds_add(pod, ports=(), version=0, credential=False):
     info = field(1, pod.name) + field(2, pod.ns) + field(3, pod.sa)
     packed = b"".join(varint(p) for p in ports)
-    return field(1, field(1, pod.uid) + field(2, info) + (field(16, packed) if packed else b""))
+    return field(1, field(1, pod.uid) + field(2, info) + (field(16, packed) if packed else b"")
+                 + (field(17, version) if version else b"") + (field(18, 1) if credential else b""))
 
 
 ZDS_SNAPSHOT = field(3, b"")
@@ -341,6 +371,7 @@ class Agent:
         self.listener.settimeout(TIMEOUT)
         self.conn = None
         self.held = []
+        self.kept = {}  # version 3: identity: descriptor of its credential
 
     def accept(self):
         if self.conn:
@@ -371,13 +402,36 @@ class Agent:
         return self.read_ack()
 
     def read_ack(self):
-        try:
-            r = self.conn.recv(1024)
-        except ConnectionError:
-            return None
-        if not r:
-            return None
-        return parse(parse(r)[1][0]).get(1, [b""])[0].decode()
+        while True:
+            try:
+                r, fds = self.recv()
+            except ConnectionError:
+                return None
+            if not r:
+                return None
+            if not self.keep_credential(parse(r), fds):
+                return parse(parse(r)[1][0]).get(1, [b""])[0].decode()
+
+    def keep_credential(self, m, fds):
+        if 18 not in m:
+            assert not fds
+            return False
+        assert self.version >= 3 and len(fds) == 1, (m, fds)
+        self.forget(parse(m[18][0])[1][0].decode())
+        self.kept[parse(m[18][0])[1][0].decode()] = fds[0]
+        return True
+
+    def collect(self, want):
+        """Reads credentials until these identities are kept."""
+        end = time.monotonic() + TIMEOUT
+        while not set(want) <= set(self.kept):
+            assert time.monotonic() < end, (want, list(self.kept))
+            r, fds = self.recv()
+            assert self.keep_credential(parse(r), fds), r
+
+    def forget(self, identity):
+        if identity in self.kept:
+            os.close(self.kept.pop(identity))
 
     def closed(self):
         """True when ztunnel closed the connection."""
@@ -388,8 +442,12 @@ class Agent:
 
     def add(self, pod):
         if self.version >= 2:
-            socks = pod.make_listeners()
-            return self.exchange(zds_add(pod, PORTS), [pod.net.fd] + [s.fileno() for s in socks])
+            fds = [pod.net.fd] + [s.fileno() for s in pod.make_listeners()]
+            if self.version == 2:
+                return self.exchange(zds_add(pod, PORTS), fds)
+            kept = self.kept.get(pod.identity)
+            return self.exchange(zds_add(pod, PORTS, self.version, kept is not None),
+                                 fds + ([] if kept is None else [kept]))
         return self.exchange(zds_add(pod), [pod.net.fd])
 
     def delete(self, pod):
@@ -413,6 +471,8 @@ class Agent:
         if self.conn:
             self.conn.close()
         self.listener.close()
+        for identity in list(self.kept):
+            self.forget(identity)
         try:
             os.unlink(self.path)
         except FileNotFoundError:
@@ -518,13 +578,13 @@ def policy(name, action, match, ns="default", scope="Namespace", **more):
 # --- ztunnel -------------------------------------------------------------------------------------
 
 class Ztunnel:
-    def __init__(self, lab, binary, env):
+    def __init__(self, lab, binary, env, stderr=None):
         self.lab = lab
         self.log_path = os.path.join(lab.dir, "ztunnel.%d.log" % lab.next_log())
         self.log_file = open(self.log_path, "wb")
         self.proc = subprocess.Popen(["ip", "netns", "exec", lab.node.name, binary, "proxy"],
                                      env=env, stdin=subprocess.DEVNULL, stdout=self.log_file,
-                                     stderr=self.log_file)
+                                     stderr=stderr or self.log_file)
         self.pid = self.proc.pid
 
     def log(self):
@@ -646,6 +706,14 @@ class Lab:
         self.agent = Agent(os.path.join(self.dir, "zds.sock"), zds_version)
         self.extra_env = dict(env)
 
+    def etc(self, **files):
+        """Files that the node's programs see in /etc (`ip netns exec` shows them there): name, with _ for a dot, and text."""
+        folder = "/etc/netns/" + self.node.name
+        os.makedirs(folder, exist_ok=True)
+        for name, text in files.items():
+            with open(os.path.join(folder, name.replace("_", ".")), "w") as f:
+                f.write(text)
+
     def next_log(self):
         self.logs += 1
         return self.logs
@@ -658,6 +726,7 @@ class Lab:
              "NODE_NAME": self.node_name, "INPOD_UDS": self.agent.path,
              "INPOD_ZDS_VERSION": str(self.agent.version), "AMBIENT_DEV_CA_DIR": self.ca_dir,
              "AMBIENT_ADMIN_SOCKET": os.path.join(self.dir, "admin.sock"),
+             "AMBIENT_STATE_DIR": os.path.join(self.dir, "kept"),
              "ENABLE_ORIG_SRC": "true"}
         for k in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS"):
             if k in os.environ:
@@ -678,10 +747,10 @@ class Lab:
             f.write(text)
         os.rename(tmp, self.state_path)
 
-    def start(self, serve=True, **env):
+    def start(self, serve=True, stderr=None, **env):
         e = self.env()
         e.update(env)
-        zt = Ztunnel(self, self.bin, e)
+        zt = Ztunnel(self, self.bin, e, stderr)
         self.zts.append(zt)
         if serve:
             try:
@@ -711,7 +780,18 @@ class Lab:
         for p in self.pods:
             p.close()
         self.node.close()
-        shutil.rmtree(self.dir, ignore_errors=True)
+        for folder in (self.dir, "/etc/netns/" + self.node.name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def join(near, far):
+    """The bridges of two labs are one; @far gives up the addresses that both have."""
+    far.node.ip("addr", "del", far.gateway + "/24", "dev", "br0")
+    if far.ipv6:
+        far.node.ip("addr", "del", "fd77::1/64", "dev", "br0")
+    near.node.ip("link", "add", "join", "type", "veth", "peer", "name", "join", "netns", far.node.name)
+    for lab in (near, far):
+        lab.node.ip("link", "set", "join", "master", "br0", "up")
 
 
 class Wire:
