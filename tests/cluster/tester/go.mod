@@ -1,0 +1,3 @@
+module ambient.test/tester
+
+go 1.24.0
