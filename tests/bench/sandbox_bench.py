@@ -3,9 +3,11 @@
 """sandbox_bench.py: what the plugin costs a pod: RunPodSandbox of a real containerd, three ways.
 
 Blocks of ten are interleaved, one sandbox at a time, each removed before the next, so that other work
-on the machine hits all three ways alike. Read the ratios.
+on the machine hits all three ways alike. Then bursts: many sandboxes at once, three times each way in
+turns; a sandbox that fails ends the program. Read the ratios.
 """
 import argparse
+import concurrent.futures
 import os
 import sys
 import tempfile
@@ -79,10 +81,39 @@ def measure(x, rounds):
     return got
 
 
+def burst(x, plugins, namespace, count):
+    """Seconds until @count sandboxes that are asked for at once are there."""
+    set_chain(x, plugins)
+    pods = [x.node.pod("b%d-%d" % (i, time.monotonic_ns()), namespace) for i in range(count)]
+    for p in pods:
+        x.manifests.pod(p)
+    wait_until("the agent to read the manifests", lambda: known(x) == count)
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        took = timed(lambda: list(pool.map(lambda p: p.run(), pods))) / 1000
+        list(pool.map(lambda p: p.remove(), pods))
+    for p in pods:
+        x.manifests.remove(p)
+    wait_until("the agent to forget the manifests", lambda: known(x) == 0)
+    return took
+
+
+def bursts(x, count):
+    got = {w[0]: [] for w in WAYS}
+    for _ in range(3):
+        for name, plugins, namespace in WAYS:
+            got[name].append(burst(x, plugins, namespace, count))
+    base = percentile(got[WAYS[0][0]], 0.5)
+    print("\n%d sandboxes at once (s)         median   least   most   ratio" % count)
+    for name, times in got.items():
+        print("%-30s %8.2f %7.2f %6.2f %7.2f" % (name, percentile(times, 0.5), min(times), max(times),
+                                                 percentile(times, 0.5) / base))
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--bin", required=True, help="folder with the built programs")
     p.add_argument("--rounds", type=int, default=4, help="of ten sandboxes each way")
+    p.add_argument("--burst", type=int, default=50, help="sandboxes at once; 0 for none")
     a = p.parse_args()
     work = private.enter()
     x = lab.Lab(os.path.abspath(a.bin), tempfile.mkdtemp(dir=work))
@@ -91,6 +122,8 @@ def main():
     try:
         x.start()
         got = measure(x, a.rounds)
+        if a.burst:
+            bursts(x, a.burst)
     finally:
         x.close()
     base = percentile(got["no plugin in the chain"][0], 0.5)
