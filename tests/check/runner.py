@@ -29,7 +29,7 @@ CASES = [
 ]
 
 
-def run(folder, lines, ci=False, skips=None):
+def run(folder, lines, ci=False, skips=None, whole=False):
     plan = os.path.join(folder, "plan")
     with open(plan, "w") as f:
         f.write("\n".join(lines) + "\n")
@@ -42,6 +42,8 @@ def run(folder, lines, ci=False, skips=None):
             f.write(skips)
         command += ["--skips", os.path.join(folder, "skip.rules")]
     r = subprocess.run(command, env=env, capture_output=True, text=True)
+    if whole:
+        return r.stdout.splitlines()
     return (r.stdout.splitlines() or [""])[-1], r.returncode
 
 
@@ -64,6 +66,19 @@ def main():
         t.ok((line, status) == ("0 passed, 0 failed, 1 skipped", 0), "in CI a skip on the list is accepted", [line])
         line, status = run(d, ["s 20 alone " + os.path.join(d, "no-such-program")])
         t.ok((line, status) == ("0 passed, 1 failed", 1), "a program that cannot be started fails", [line])
+        for style, order in (("before", "rn"), ("after", "nr")):
+            script = os.path.join(d, "why-" + style)
+            with open(script, "w") as f:
+                f.write("echo 1..3\necho ok 1 - a\n")
+                for n, title in ((2, "b"), (3, "c")):
+                    for part in order:
+                        f.write("echo not ok %d - %s\n" % (n, title) if part == "n" else
+                                """echo '#   File "x/t.py", line %d, in f'\necho '# AssertionError: %s is odd'\n""" % (n, title))
+                f.write("exit 1\n")
+            out = run(d, ["w 20 par sh " + script], whole=True)
+            t.ok([x for x in out if x.startswith("failed: ")] ==
+                 ["failed: w: b (t.py:2: AssertionError: b is odd)", "failed: w: c (t.py:3: AssertionError: c is odd)"],
+                 "a failure is listed with its reason, said %s the result" % style, out)
         met = os.path.join(d, "met")  # each waits for the other: they end only when they run at once
         wait = "for i in $(seq 100); do [ -e %s.%s ] && break; sleep 0.1; done; [ -e %s.%s ] && echo 'ok 1 - met'; echo 1..1"
         lines = []

@@ -10,7 +10,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from agent_lab import V2, main, test, until  # noqa: E402
 from kube_api import serve, source  # noqa: E402
-from kube_server import Cluster, agent  # noqa: E402
+from kube_server import AGENT, Cluster, agent  # noqa: E402
 
 
 def current(w):
@@ -87,6 +87,9 @@ def forbidden(w, c):
     c.must("PATCH", "/apis/rbac.authorization.k8s.io/v1/clusterroles/ambient",
            {"rules": [{"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["list", "watch"]}]},
            kind="application/merge-patch+json")
+    until("the API server goes by it", lambda: c.call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", {
+        "spec": {"resourceAttributes": {"verb": "patch", "resource": "pods", "subresource": "status",
+                                        "namespace": "default"}}}, token=AGENT)[1]["status"]["allowed"] is False)
     r = c.pod(w, "third")
     until("known", lambda: source(w)["pods"] == 2)
     status, a = w.cni(r.event())
