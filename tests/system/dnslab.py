@@ -88,7 +88,7 @@ class Resolver:
         for s in (self.udp, self.tcp):
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             s.bind((addr, 53))
-        self.udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        self.udp.setsockopt(socket.SOL_SOCKET, 33, 1 << 20)  # SO_RCVBUFFORCE
         self.tcp.listen(64)
         for fn in (self.serve_udp, self.serve_tcp):
             threading.Thread(target=fn, daemon=True).start()
@@ -133,7 +133,7 @@ class Resolver:
         if what in ("dead", "gone") or (what == "lost" and first):
             return None
         if what in ("slow", "late"):
-            time.sleep(0.6 if what == "slow" else 1.5)
+            time.sleep(0.6 if what == "slow" else 3.5)
         if what == "big":
             many = [(A, bytes([10, 9, i // 250, i % 250])) for i in range(200)]
             room = 65535 if tcp else q.edns or 512
@@ -220,7 +220,7 @@ def framed(msg):
     return struct.pack(">H", len(msg)) + msg
 
 
-def udp(net, server, timeout=10, bind=None):
+def udp(net, server, timeout=20, bind=None):
     s = net.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, socket.SOCK_DGRAM)
     s.settimeout(timeout)
     if bind:
@@ -229,7 +229,7 @@ def udp(net, server, timeout=10, bind=None):
     return s
 
 
-def ask(net, server, name, qtype=A, tcp=False, timeout=10, **kw):
+def ask(net, server, name, qtype=A, tcp=False, timeout=20, **kw):
     msg = query(name, qtype, **kw)
     if not tcp:
         with udp(net, server, timeout) as s:

@@ -74,7 +74,7 @@ class Raw:
                 return None
             self.buf += d
 
-    def flood(self, chunks, timeout=20):
+    def flood(self, chunks, timeout=60):
         """Sends all chunks as fast as they are taken, reading meanwhile, then waits for the end.
         (GOAWAY code or None, frames, bytes sent), or None when the peer never ended it."""
         self.sock.setblocking(False)

@@ -10,7 +10,7 @@ import traceback
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
-TIMEOUT_S = 5
+TIMEOUT_S = 15
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 

@@ -54,7 +54,7 @@ class Site:
         pods = [self.a, self.b] if workloads else []
         self.lab.state([p.workload(services={"ns1/pods.ns1.svc.cluster.local": {80: 80}}) for p in pods], SERVICES)
 
-    def use(self, *servers, options="timeout:1 attempts:2"):
+    def use(self, *servers, options="timeout:3 attempts:2"):
         with open(self.conf + ".new", "w") as f:
             f.write("".join("nameserver %s\n" % s for s in servers) + "options %s\n" % options)
         os.rename(self.conf + ".new", self.conf)
@@ -204,7 +204,7 @@ def tcp_connections():
         before = time.monotonic()
         c.sendall(framed(query("web"))[:7])
         check(c.recv(1) == b"")
-        check(4 < time.monotonic() - before < 8, time.monotonic() - before)
+        check(4 < time.monotonic() - before < 12, time.monotonic() - before)
     many = [connect() for _ in range(200)]  # the oldest give way
     wait_for("the oldest to be closed", lambda: gone(many[0]))
     many[-1].sendall(framed(query("web")))
@@ -234,7 +234,7 @@ def a_slow_resolver_holds_nobody_up():
     # the answer to the first try counts, after the second has been sent
     before = time.monotonic()
     a = ask(s.a.net, "10.77.0.1", "late.test")
-    check(a.ips() == ["192.0.2.1"] and 1.4 < time.monotonic() - before < 9, a, time.monotonic() - before)
+    check(a.ips() == ["192.0.2.1"] and 3.4 < time.monotonic() - before < 9, a, time.monotonic() - before)
 
 
 def asked_anew(s, resolver, what, names=iter(range(1 << 30))):
@@ -249,7 +249,7 @@ def a_dead_resolver():
     s = site()
     before = time.monotonic()
     a = ask(s.a.net, "10.77.0.1", "dead.test")
-    check(a.rcode == SERVFAIL and 1.9 < time.monotonic() - before < 9, a, time.monotonic() - before)
+    check(a.rcode == SERVFAIL and 5.9 < time.monotonic() - before < 14, a, time.monotonic() - before)
     check(s.resolver.count("dead.test") == 2, s.resolver.count("dead.test"))
     check(ask(s.a.net, "10.77.0.1", "gone.test", tcp=True).rcode == SERVFAIL)
     check(ask(s.a.net, "10.77.0.1", "fail.test").rcode == SERVFAIL)
@@ -284,7 +284,7 @@ def nobody_can_use_it_up():
                 check(any(ask(s.b.net, "10.77.0.1", "ok.test").ips() == ["192.0.2.1"] for _ in range(3)), s.zt.log()[-1000:])
         refused = [dnslab.Answer(c.recv(512)) for _ in range(200)]
         check(all(a.rcode == SERVFAIL for a in refused), refused[:3])
-    check(s.zt.lines("too many DNS queries of ns1/a"), s.zt.log()[-2000:])
+    s.zt.wait_line("too many DNS queries of ns1/a")
     wait_for("the rest to end", lambda: ask(s.a.net, "10.77.0.1", "ok.test").rcode == NOERROR)
 
 
@@ -453,7 +453,6 @@ def a_pod_leaves_while_it_waits():
             t.sendall(framed(query("dead.test")))
             wait_for("both to be asked", lambda: s.resolver.count("dead.test") >= 2)
             check(s.lab.agent.delete(s.a) == "")
-            t.settimeout(5)
             try:
                 check(t.recv(1) == b"")
             except ConnectionError:
@@ -470,12 +469,12 @@ def the_workload_comes_late():
     """A query of a pod that the state does not know yet waits for it; without it there is SERVFAIL after 5 s."""
     s = Site(workloads=False)
     try:
-        with dnslab.udp(s.a.net, "10.77.0.1", 8) as c, s.a.net.connect(("10.77.0.1", 53)) as t:
+        with dnslab.udp(s.a.net, "10.77.0.1") as c, s.a.net.connect(("10.77.0.1", 53)) as t:
             c.send(query("web", ident=1))
             c.send(query("ok.test", ident=2))
             t.sendall(framed(query("web.ns1", ident=3)))
             before = time.monotonic()
-            check(ask(s.b.net, "10.77.0.1", "web").rcode == SERVFAIL and 4.5 < time.monotonic() - before < 7)
+            check(ask(s.b.net, "10.77.0.1", "web").rcode == SERVFAIL and 4.5 < time.monotonic() - before < 12)
             first = {a.ident: a.rcode for a in (dnslab.Answer(c.recv(512)), dnslab.Answer(c.recv(512)))}
             check(first == {1: SERVFAIL, 2: SERVFAIL}, first)
             check(dnslab.Answer(dnslab.read_message(t)).rcode == SERVFAIL)
@@ -553,7 +552,18 @@ def again_at_once(c, name):
     before = time.monotonic()
     c.send(query(name))
     check(dnslab.Answer(c.recv(512)).ips() == ["192.0.2.1"])
-    return time.monotonic() - before < 0.3
+    return time.monotonic() - before < 1.5
+
+
+def queued(net):
+    """Bytes that wait in the UDP sockets of ztunnel there."""
+    def read():
+        out = ""
+        for n in ("udp", "udp6"):
+            with open("/proc/thread-self/net/" + n) as f:
+                out += "".join(f.readlines()[1:])
+        return [line.split() for line in out.splitlines()]
+    return sum(int(w[4].split(":")[1], 16) for w in net.call(read) if w[1].endswith(":3ACD"))
 
 
 def of_one_worker():
@@ -564,7 +574,8 @@ def of_one_worker():
     try:
         with dnslab.udp(s.a.net, "10.77.0.1") as c:
             check(again_at_once(c, "lost.once"), "the first packet's loss holds up")
-        s.use("10.77.0.1", options="timeout:5 attempts:2")
+        s.use("10.77.0.1", options="timeout:20 attempts:2")
+        s.zt.wait_line("asked of 10.77.0.1:53", "timeout=20000ms")
         pods = [s.lab.pod("hog%d" % i, 10 + i, ns="ns1") for i in range(4)]
         s.lab.state([p.workload() for p in [s.a, s.b, *pods]], SERVICES)
         for p in pods:
@@ -575,8 +586,8 @@ def of_one_worker():
             clients.append(c)
             for i in range(1024):
                 c.send(query("dead.hog", ident=i))
-                if i % 256 == 255:
-                    time.sleep(0.02)
+                if i % 128 == 127:
+                    wait_for("them to be taken", lambda p=p: not queued(p.net))
         check(ask(s.a.net, "10.77.0.1", "ok.newcomer").ips() == ["192.0.2.1"], s.zt.log()[-1000:])
         ended = 0
         for c in clients:

@@ -110,7 +110,7 @@ class Chart:
              "sh -c '%s'; "
              "exit $?" % (binds, self.w.dir, self.netns, container)],
             env=env, stdout=self.w.log, stderr=self.w.log, stdin=subprocess.DEVNULL)
-        until("the agent is ready", self.ready, 30)
+        until("the agent is ready", self.ready, 60)
 
     def get(self, port, path):
         return run("ip", "netns", "exec", self.w.host, sys.executable, "-c",
@@ -135,7 +135,7 @@ class Chart:
 
     def stop(self):
         os.kill(self.pid(), signal.SIGTERM)
-        rc, self.proc = self.proc.wait(20), None
+        rc, self.proc = self.proc.wait(60), None
         return rc
 
     def close(self):

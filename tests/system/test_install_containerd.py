@@ -22,7 +22,7 @@ from cri.daemon import wait_until  # noqa: E402
 from tap import Tap  # noqa: E402
 
 PRIMARY = node.CNI_CONF + "/10-podnet.conflist"
-SOON = 15
+SOON = 40
 NEEDED = ("containerd", "runc")
 
 

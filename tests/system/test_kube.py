@@ -178,7 +178,7 @@ def five_thousand_namespaces_stay_small(w):
     if "asan" not in BIN[0]:
         assert many < few + 4096, (few, many)
         # what only the start needed goes back when nothing happens
-        until("at rest it is small: %d KiB" % resident(w), lambda: resident(w) < 5 * 1024, 20)
+        until("at rest it is small: %d KiB" % resident(w), lambda: resident(w) < 5 * 1024, 60)
         print("# resident at rest: %d KiB" % resident(w))
 
 
@@ -430,7 +430,7 @@ def retry_after_is_honoured(w):
     api.make_trouble(lambda r: r.status(429, "slow down", retry_after=2), resource="pods", watch=False)
     agent(w, api)
     a, b = api.asked("pods", False)[:2]
-    assert 2.0 <= b.at - a.at < 4, b.at - a.at
+    assert 2.0 <= b.at - a.at < 8, b.at - a.at
 
 
 @test
@@ -443,7 +443,7 @@ def server_errors_are_retried_with_growing_pauses(w):
     gaps = [b - a for a, b in zip(at, at[1:])]
     assert len(gaps) == 4, gaps
     for n, gap in enumerate(gaps):
-        assert 0.1 * 2 ** n <= gap < 0.2 * 2 ** n + 1, gaps
+        assert 0.1 * 2 ** n <= gap < 0.2 * 2 ** n + 3, gaps
 
 
 @test
@@ -740,7 +740,7 @@ def hanging_patch_is_not_in_the_way_and_is_retried(w):
     w.add(p, z)
     at = time.monotonic()
     (status, a), _, _ = w.add(q, z)
-    assert status == 200 and time.monotonic() - at < 2, a
+    assert status == 200 and time.monotonic() - at < 5, a
     until("both annotated", lambda: all(api.annotation("default", n) == "enabled" for n in ("app", "second")), 30)
 
 

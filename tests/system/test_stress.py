@@ -491,7 +491,7 @@ def dead_writer(bench):
         reset(c)
         first.signal(signal.SIGCONT)
         wait_for("the dead one's connection to go", lambda: json.loads(
-            first.http(15000, "/debug/workers")[1])["connections"] == 0, 5)
+            first.http(15000, "/debug/workers")[1])["connections"] == 0)
     finally:
         first.signal(signal.SIGCONT)
         second.signal(signal.SIGCONT)
@@ -523,7 +523,7 @@ def reset_behind_loss(bench, leg):
     def nft(*args, **kw):
         return ztlab.run("ip", "netns", "exec", bench.b.net.name, "nft", *args, **kw)
     c, s = bench.pair(leg)
-    s.settimeout(8)
+    s.settimeout(30)
     c.sendall(b"1")
     assert s.recv(10) == b"1"
     nft("-f", "-", input=DROP)

@@ -59,7 +59,7 @@ class Failed(Exception):
     pass
 
 
-def wait_for(what, condition, seconds=30):
+def wait_for(what, condition, seconds=60):
     """Polls until @condition() is true and returns its value."""
     end = time.monotonic() + seconds
     while True:
@@ -151,7 +151,7 @@ class Machine:
                 with open(f"/proc/{pid}/comm") as f:
                     if len(ids) > 1 and ids[-1] == "1" and f.read().strip() == "systemd":
                         return pid
-            except FileNotFoundError:
+            except (OSError, AttributeError):  # it has just gone
                 pass
         return None
 
@@ -296,7 +296,7 @@ def steps(m):
         expect(m.show("ambient-agent.socket", "ActiveState"), "active", "the socket unit")
         code, doc = m.call("GET", "/v1/status", seconds=30)
         expect(code, 200, f"answer to the call that started the agent ({doc})")
-        expect(m.show("ambient-agent.service", "ActiveState"), "active", "the agent")
+        wait_for("the agent to be active", lambda: m.show("ambient-agent.service", "ActiveState") == "active")
 
     def ztunnel_back():
         m.run("systemctl", "start", "ztunnel.service")

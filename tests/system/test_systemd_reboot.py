@@ -52,7 +52,7 @@ class Eyes(threading.Thread):
                 raise OSError(ctypes.get_errno(), "setns")
             os.close(fd)
             s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 20)
+            s.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE: beyond the machine's limit
             s.settimeout(0.2)
             self.up.set()
             while not self.end:
@@ -144,7 +144,7 @@ def steps(plane, m):
         plane.up()
         m.power_on()
         wait_for("node n2 to be ready", lambda: "True" in k.run(
-            "get", "node", "n2", "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}", check=False).stdout, 60)
+            "get", "node", "n2", "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}", check=False).stdout, 120)
         wait_for("the product", lambda: m.show(AGENT, "ActiveState") == "active" and m.show(PROXY, "ActiveState") == "active")
 
     def start_pods():

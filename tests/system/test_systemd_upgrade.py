@@ -164,7 +164,7 @@ def prepare(m):
     with open(m.root + "/etc/default/ztunnel", "a") as f:
         f.write("CONNECTION_TERMINATION_DEADLINE=5m\nZTUNNEL_WORKER_THREADS=2\nRUST_LOG=info,access=off\n")
     for unit in (AGENT, FIRST):
-        m.write(f"/etc/systemd/system/{unit}.d/test.conf", "[Service]\nWatchdogSec=3s\n")
+        m.write(f"/etc/systemd/system/{unit}.d/test.conf", "[Service]\nWatchdogSec=8s\n")
 
 
 def steps(m):
@@ -225,8 +225,8 @@ def steps(m):
                      m.show(unit, "MainPID") not in ("0", pid) and m.show(unit, "ActiveState") == "active")
         finally:
             release()
-        said = m.run("journalctl", "--no-pager", "-u", unit, "-o", "cat").stdout
-        expect("Watchdog timeout" in said, True, "the reason in the journal")
+        wait_for("the reason in the journal", lambda: "Watchdog timeout" in m.run(
+            "journalctl", "--no-pager", "-u", unit, "-o", "cat").stdout)
         wait_for("the pods to be enrolled with their sockets in custody", enrolled)
         for p in PODS:
             expect(listeners(p), seen[p], "sockets of " + p)

@@ -36,7 +36,8 @@ def subscribes():
                   and v[3].WhichOneof("kind") == "null_value", v)
         h = s.istiod.headers
         check(h["authorization"] == "Bearer token-1" and h["clusterid"] == "c1" and h["x_tenant"] == "blue", h)
-        check(len([r for r in s.istiod.requests if r.response_nonce and not r.error_detail.message]) >= 2)
+        wait_for("both to be acknowledged",
+                 lambda: len([r for r in s.istiod.requests if r.response_nonce and not r.error_detail.message]) >= 2)
         check(s.zt.metric("istio_xds_message_total", url=ADDRESS) == 1)
         check(s.zt.metric("istio_xds_message_bytes_total", url=ADDRESS) > 50)
         check(s.zt.metric("ambient_xds_connected") == 1)
@@ -142,7 +143,7 @@ def bad_resources():
         wait_for("the good ones", lambda: {"good", "newer"} <= {w["uid"] for w in s.zt.dump()["workloads"]})
         check(s.works(), "the old version stays in use")
         check("four: addresses" in s.zt.dump()["localState"]["error"], s.zt.dump()["localState"])
-        check(s.zt.lines("8 of 10 resources are refused", "four: addresses"))
+        s.zt.wait_line("8 of 10 resources are refused", "four: addresses")
         check(s.zt.metric("ambient_xds_refused_total") == 8)
         s.istiod.put(POLICY, "default/p", sec.Authorization(name=b"p", namespace=b"default", scope=7))
         s.istiod.put(POLICY, "default/q", sec.Authorization(name=b"q", namespace=b"default", scope=1, action=5))
@@ -302,7 +303,7 @@ def in_pieces():
         wait_for("the denial", s.refused)
         s.istiod.resources["type.googleapis.com/other"] = {}
         check(s.istiod.push("type.googleapis.com/other") == "")
-        check(s.zt.lines("a type that nobody asked for"))
+        s.zt.wait_line("a type that nobody asked for")
         s.istiod.put(ADDRESS, "x", wl.Address(workload=wl.Workload(uid=b"x", namespace=b"n", name=b"old")))
         one = s.istiod.response(ADDRESS, ["x"])
         s.istiod.put(ADDRESS, "x", wl.Address(workload=wl.Workload(uid=b"x", namespace=b"n", name=b"new")))

@@ -272,7 +272,7 @@ def bad_state_keeps_the_last_good():
         error = s.zt.dump()["localState"]["error"]
         line = 1 + good[:good.index("protocol: HBONE")].count("\n")
         check("workloads[0].protocl (line %d)" % line in error, error)
-        check(s.zt.lines("error", "state", "protocl", "the last good state stays in use"))
+        s.zt.wait_line("error", "state", "protocl", "the last good state stays in use")
         check(s.zt.metric("ambient_state_reload_errors_total") == errors + 1)
         check(s.lab.generation(s.zt) == generation, "generation")
         check(works(s.a, s.b.ip) and s.zt.ready(), "service and readiness")
@@ -349,7 +349,7 @@ def connection_waits_for_its_workload():
     time.sleep(0.3)  # not synchronisation: gives a wrong early refusal the time to show
     check(not result, "it must wait, not fail:", result)
     s.lab.reload(s.zt)
-    t.join(10)
+    t.join(20)
     check(result == [HELLO + HELLO], result)
 
 
@@ -374,8 +374,9 @@ def another_service_account():
         while peer.h2.state_machine.state != closed and peer.pump():
             pass  # who checked the old one is told to go
         check(time.monotonic() - start < 8, "the old session stayed")
-        check(works(a, b.ip), "echo")
-        zt.wait_line("connection complete", "ns/default/sa/other", 'direction="inbound"')
+        # the other worker may hear of it a moment later
+        wait_for("the new identity", lambda: works(a, b.ip) and zt.lines(
+            "connection complete", "ns/default/sa/other", 'direction="inbound"'))
     finally:
         lab.close()
 
@@ -412,8 +413,7 @@ def config_dump_shape():
         conn = d["workloadState"][s.b.uid]["connections"]["inbound"][0]
         check(conn["src"].startswith(s.a.ip + ":") and conn["actualDst"] == "%s:8080" % s.b.ip
               and conn["protocol"] == "HBONE", conn)
-        # the dump is the control thread's; a busy machine lets a worker see the state a moment later
-        wait_for("the service address", lambda: works(s.a, "10.9.9.9", 80))
+        check(works(s.a, "10.9.9.9", 80), "the service address")
         s.zt.wait_line('dst.service="svc.example"', 'direction="outbound"')
         for pod in s.b, s.c:  # both endpoints are chosen, one by tunnel, one in plaintext
             wait_for(pod.name, lambda: works(s.a, "10.9.9.9", 80) and s.zt.lines(
@@ -433,7 +433,7 @@ def admin_endpoints():
     def settled():
         """How many lines there are, once those of earlier connections are written."""
         n = len(s.zt.lines("connection complete"))
-        time.sleep(0.2)
+        time.sleep(0.5)
         return n if n == len(s.zt.lines("connection complete")) else 0
     lines = wait_for("the log to be quiet", settled)
     check(works(s.a, s.b.ip))
@@ -476,7 +476,7 @@ def isolation():
 
 
 def certificates_are_renewed():
-    lab = Lab(ARGS.bin, 2, dict(SECRET_TTL="3s"))
+    lab = Lab(ARGS.bin, 2, dict(SECRET_TTL="6s"))
     try:
         a, b = lab.pod("a", 2), lab.pod("b", 3)
         b.serve(8080, double_echo)
@@ -490,8 +490,8 @@ def certificates_are_renewed():
         with a.net.connect((b.ip, 8080)) as c:
             c.sendall(b"1")
             check(c.recv(2) == b"11")
-            wait_for("two renewals", lambda: len(zt.lines("certificate renewed")) >= 4, 20)
-            check(all(serial()[k] != v for k, v in first.items()), "serial numbers")
+            wait_for("two renewals", lambda: len(zt.lines("certificate renewed")) >= 4, 40)
+            wait_for("other serial numbers", lambda: all(serial()[k] != v for k, v in first.items()))
             c.sendall(b"2")
             check(c.recv(2) == b"22", "an established connection stays")
             check(works(a, b.ip), "new connections use the new one")
@@ -506,7 +506,7 @@ def graceful_drain():
         a, b = lab.pod("a", 2), lab.pod("b", 3)
         b.serve(8080, double_echo)
         lab.state()
-        zt = lab.start(CONNECTION_TERMINATION_DEADLINE="20s")
+        zt = lab.start(CONNECTION_TERMINATION_DEADLINE="60s")
         c = a.net.connect((b.ip, 8080))
         c.sendall(b"1")
         check(c.recv(2) == b"11")
@@ -516,13 +516,13 @@ def graceful_drain():
         check(c.recv(2) == b"22", "established connections continue")
         check(zt.proc.poll() is None)
         c.close()
-        check(zt.wait(10) == 0, "ends when the last connection does")
+        check(zt.wait(30) == 0, "ends when the last connection does")
         zt = lab.start(CONNECTION_TERMINATION_DEADLINE="1s")
         c = a.net.connect((b.ip, 8080))
         c.sendall(b"1")
         check(c.recv(2) == b"11")
         zt.signal(signal.SIGINT)
-        check(zt.wait(10) == 0, "the limit cuts")
+        check(zt.wait(30) == 0, "the limit cuts")
         c.close()
         zt = lab.start(CONNECTION_TERMINATION_DEADLINE="60s")
         c = a.net.connect((b.ip, 8080))
@@ -531,7 +531,7 @@ def graceful_drain():
         check(zt.http(15000, "/quitquitquit", "POST") == (200, "shutdown now\n"))
         zt.wait_line("reason=quitquitquit")
         zt.signal(signal.SIGINT)
-        check(zt.wait(5) == 0, "an interrupt while draining ends at once")
+        check(zt.wait(15) == 0, "an interrupt while draining ends at once")
         c.close()
     finally:
         lab.close()
@@ -544,12 +544,12 @@ def drain_finishes_what_has_begun():
         a, b = lab.pod("a", 2), lab.pod("b", 3)
         c = lab.pod("c", 4, captured=False)
         lab.state(workloads=[a.workload(), b.workload(), c.workload(protocol="HBONE")])
-        zt = lab.start(CONNECTION_TERMINATION_DEADLINE="20s")
+        zt = lab.start(CONNECTION_TERMINATION_DEADLINE="60s")
         root, gate = lab.root(), threading.Event()
         server = hb.hbone_server(lab, root.issue(lab, [c.identity]))
 
         def late(sock, peer):
-            gate.wait(15)
+            gate.wait(60)
             server(sock, peer)
 
         srv = c.serve(15008, late)
@@ -567,7 +567,7 @@ def drain_finishes_what_has_begun():
         got = out.recv(100)
         check(got == HELLO, "the connection was cut:", got)
         out.close()
-        check(zt.wait(10) == 0, "ends")
+        check(zt.wait(30) == 0, "ends")
         silent.close()
     finally:
         lab.close()
@@ -615,13 +615,13 @@ def start_errors():
     try:
         for env, want in rows:
             zt = lab.start(serve=False, **env)
-            check(zt.wait(10) == 1, env, "exit status")
+            check(zt.wait(30) == 1, env, "exit status")
             check(want in zt.log(), want, "is not in", zt.log())
         busy = lab.node.socket()
         busy.bind(("127.0.0.1", 15000))
         busy.listen(1)
         zt = lab.start(serve=False)
-        check(zt.wait(10) == 1 and "port 15000" in zt.log(), zt.log())
+        check(zt.wait(30) == 1 and "port 15000" in zt.log(), zt.log())
         busy.close()
         out = subprocess.run([lab.bin, "version"], capture_output=True, text=True)
         check(out.returncode == 0 and out.stdout.startswith("version.BuildInfo{Version:"))

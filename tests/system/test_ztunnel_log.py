@@ -66,7 +66,7 @@ def fields_of_each_kind():
         check(bool(got) == (port not in (DENIED, CLOSED)), who, to, port, got)
 
         def line(message, direction):
-            found = [x for x in s.zt.log()[before:].splitlines()
+            found = [x for x in s.zt.log()[before:].rpartition("\n")[0].splitlines()
                      if "\taccess\tconnection %s\t" % message in x and 'direction="%s"' % direction in x]
             check(len(found) < 2, "one line each", found)
             return found[0] if found else None

@@ -592,7 +592,7 @@ class Ztunnel:
             return f.read()
 
     def lines(self, *words):
-        return [x for x in self.log().splitlines() if all(w in x for w in words)]
+        return [x for x in self.log().rpartition("\n")[0].splitlines() if all(w in x for w in words)]
 
     def wait_line(self, *words, timeout=TIMEOUT):
         return wait_for("a log line with %s" % (words,), lambda: self.lines(*words), timeout)[-1]
@@ -652,7 +652,7 @@ class Ztunnel:
     def signal(self, sig):
         os.kill(self.pid, sig)
 
-    def wait(self, timeout=TIMEOUT):
+    def wait(self, timeout=4 * TIMEOUT):
         return self.proc.wait(timeout)
 
     def kill(self):
@@ -665,7 +665,7 @@ class Ztunnel:
         if self.proc.poll() is None:
             self.proc.send_signal(signal.SIGTERM)
             try:
-                self.proc.wait(TIMEOUT)
+                self.wait()  # leak checkers take their time
             except subprocess.TimeoutExpired:
                 self.kill()
                 raise AssertionError("ztunnel did not end after SIGTERM:\n" + self.log())
@@ -769,6 +769,7 @@ class Lab:
         before = self.generation(zt)
         self.state(*args, **kw)
         wait_for("the new state", lambda: self.generation(zt) > before)
+        zt.dump()  # the number is the control thread's; a dump goes round the workers, behind the state
 
     def root(self):
         return Root(self.ca_dir)

@@ -562,7 +562,7 @@ static void https__cancel_and_deadline_leave_the_connection(void **state)
 
 	connected(f);
 	ask(f, &q, (struct https_call){.path = "/never"});
-	ask(f, &r, (struct https_call){.path = "/never", .deadline_ms = 50});
+	ask(f, &r, (struct https_call){.path = "/never", .deadline_ms = 300});
 	loop_step(f->loop, 1);
 	https_req_cancel(&q.r);
 	https_req_cancel(&q.r);
@@ -656,7 +656,7 @@ static void https__silent_server_is_given_up(void **state)
 	struct fixture *f = *state;
 	struct req q = {0};
 
-	begin(f, "127.0.0.1", (struct https_config){.ping_ms = 30});
+	begin(f, "127.0.0.1", (struct https_config){.ping_ms = 300});
 	wait_for(f, f->ups == 1);
 	ask(f, &q, (struct https_call){.path = "/never"});
 	wait_for(f, f->srv.pings >= 2); /* answered: it lives */
