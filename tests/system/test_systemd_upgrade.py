@@ -66,19 +66,23 @@ class InNamespace(threading.Thread):
 class Server:
     def __init__(self, machine):
         self.up, self.stop = threading.Event(), threading.Event()
+        self.open = 0  # connections
         self.thread = InNamespace(machine, "server", self.main)
         if not self.up.wait(10):
             raise Failed(f"the server does not listen: {self.thread.error}")
 
     async def main(self):
         async def echo(reader, writer):
+            self.open += 1
             try:
                 while data := await reader.read(4096):
                     writer.write(data)
                     await writer.drain()
             except OSError:
                 pass
-            writer.close()
+            finally:
+                writer.close()
+                self.open -= 1
         server = await asyncio.start_server(echo, "0.0.0.0", PORT, backlog=1024)
         self.up.set()
         while not self.stop.is_set():
@@ -333,6 +337,8 @@ def steps(m):
         load.check("after the attempt")
 
     def quiet():
+        # A connection whose end has not come through yet when the server's loop ends would stay open, and ztunnel with it.
+        wait_for("the server's connections to end", lambda: seen["server"].open == 0)
         seen["server"].stop.set()
         seen["server"].thread.join(10)
         m.run("systemctl", "stop", FIRST, "ambient-agent.socket", "ambient-agent-zds.socket", AGENT)
