@@ -36,7 +36,7 @@ def manifests():
                 "tolerations": [{"operator": "Exists"}], "nodeSelector": {"kubernetes.io/hostname": "n1"},
                 "containers": [{"name": NAME, "image": layout.DNS_IMAGE, "imagePullPolicy": "Never",
                                 "args": ["-conf", "/etc/coredns/Corefile"],
-                                "readinessProbe": {"httpGet": {"path": "/ready", "port": 8181}, "periodSeconds": 1},
+                                "readinessProbe": {"httpGet": {"path": "/ready", "port": 8181}, "periodSeconds": 1, "timeoutSeconds": 10},
                                 "volumeMounts": [{"name": "config", "mountPath": "/etc/coredns"}]}],
                 "volumes": [{"name": "config", "configMap": {"name": NAME}}]}}}},
         {"apiVersion": "v1", "kind": "Service", "metadata": _meta(name="kube-dns"), "spec": {
@@ -47,4 +47,4 @@ def manifests():
 
 def install(kubectl):
     kubectl.apply(*manifests())
-    kubectl("-n", NAMESPACE, "rollout", "status", "deployment/" + NAME, "--timeout=60s")
+    kubectl("-n", NAMESPACE, "rollout", "status", "deployment/" + NAME, "--timeout=240s", timeout=270)

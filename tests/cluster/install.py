@@ -53,7 +53,7 @@ def product(cluster, kubectl):
     ready(kubectl)
 
 
-def ready(kubectl, seconds=90):
+def ready(kubectl, seconds=240):
     for name in ("istio-cni-node", "ztunnel"):
-        wait_until("daemonset " + name, lambda n=name: kubectl.get("-n", NAMESPACE, "daemonset", n, missing_ok=True), 20)
+        wait_until("daemonset " + name, lambda n=name: kubectl.get("-n", NAMESPACE, "daemonset", n, missing_ok=True), 60)
         kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/" + name, "--timeout=%ds" % seconds, timeout=seconds + 20)

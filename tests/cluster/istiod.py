@@ -27,6 +27,8 @@ NODE = "n1"
 VALUES = {"components.cni.enabled": "false", "components.ztunnel.enabled": "false", "hub": HUB, "tag": TAG,
           "values.global.variant": "", "values.global.imagePullPolicy": "Never", "values.pilot.autoscaleEnabled": "false",
           "values.pilot.resources.requests.cpu": "50m", "values.pilot.resources.requests.memory": "128Mi",
+          # A gateway that is told to end goes on until nobody is sent to it, which takes its time on a busy machine; usual is 5 s.
+          "meshConfig.defaultConfig.terminationDrainDuration": "15s",
           "values.pilot.nodeSelector.kubernetes\\.io/hostname": NODE}
 
 
@@ -99,7 +101,7 @@ def apply(kubectl, documents):
                     stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": group}))
     names = ["crd/" + d["metadata"]["name"] for d in first if d["kind"] == "CustomResourceDefinition"]
     if names:
-        kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
+        kubectl("wait", "--for=condition=Established", "--timeout=180s", *names, timeout=200)
 
 
 def product(kubectl, network=None):
@@ -116,5 +118,5 @@ def product(kubectl, network=None):
         text = run(HELM, "template", chart, "%s/install/helm/%s" % (layout.TREE, chart), "--namespace", install.NAMESPACE,
                    "--kube-version", build.KUBERNETES, *values)
         kubectl("apply", "-f", "-", stdin=text)
-    kubectl("-n", install.NAMESPACE, "rollout", "status", "deployment/istiod", "--timeout=120s", timeout=140)
+    kubectl("-n", install.NAMESPACE, "rollout", "status", "deployment/istiod", "--timeout=300s", timeout=330)
     install.ready(kubectl)

@@ -4,8 +4,15 @@ import json
 import os
 import shutil
 import subprocess
+import time
 
 from . import build
+
+# A machine that has much to do, or a webhook whose server is just being replaced: nothing was done, and the next try may be answered.
+NOT_BEGUN = ("TLS handshake timeout", "etcdserver: request timed out", "etcdserver: leader changed", "error dialing backend",
+             "unable to upgrade connection", "failed calling webhook", "not yet ready to handle request",
+             "the server is currently unable to handle the request")
+TRIES = 5
 
 
 class Failed(Exception):
@@ -31,8 +38,12 @@ class Kubectl:
 
     def run(self, *args, stdin=None, timeout=120, check=True):
         """Its CompletedProcess. Failed when it ends with an error and @check is true."""
-        r = subprocess.run(self.argv + list(args), input=stdin, stdin=subprocess.DEVNULL if stdin is None else None,
-                           capture_output=True, text=True, timeout=timeout, check=False)
+        for left in reversed(range(TRIES if check else 1)):
+            r = subprocess.run(self.argv + list(args), input=stdin, stdin=subprocess.DEVNULL if stdin is None else None,
+                               capture_output=True, text=True, timeout=timeout, check=False)
+            if r.returncode == 0 or left == 0 or not any(text in r.stderr for text in NOT_BEGUN):
+                break
+            time.sleep(2)
         if check and r.returncode != 0:
             raise Failed("kubectl %s: %s" % (" ".join(args), (r.stderr or r.stdout).strip()))
         return r

@@ -2,6 +2,7 @@
 """layout.py: names, addresses and paths of a cluster. A cluster is a folder; all it has is below it."""
 import json
 import os
+import random
 import secrets
 import socket
 
@@ -21,9 +22,15 @@ MAX_NODES = 9
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """It is used some time after: none of those that the kernel gives to whoever asks for any."""
+    for port in random.sample(range(20000, 30000), 100):
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
+    raise OSError("no port is free on 127.0.0.1")
 
 
 class Cluster:

@@ -49,7 +49,7 @@ def up(cluster, nodes):
     for n in cluster.nodes():
         node.up(n)
     kubectl = Kubectl(cluster.kubeconfig)
-    wait_until("the nodes to be ready", lambda: sorted(ready_nodes(kubectl)) == [n.name for n in cluster.nodes()], 60,
+    wait_until("the nodes to be ready", lambda: sorted(ready_nodes(kubectl)) == [n.name for n in cluster.nodes()], 180,
                every=0.1)
     dns.install(kubectl)
     return kubectl
@@ -82,7 +82,7 @@ def down(cluster):
     for n in reversed(cluster.nodes()):
         node.down(n)
     for n in cluster.nodes():
-        wait_until("the cgroups of " + n.name + " to be empty", lambda m=n: node.remove_cgroups(m), 20)
+        wait_until("the cgroups of " + n.name + " to be empty", lambda m=n: node.remove_cgroups(m), 120)
     shutil.rmtree(cluster.folder, ignore_errors=True)
 
 

@@ -42,7 +42,7 @@ def up(node):
         _forward(node, inner)
 
 
-def _wait(node, what, condition, process, deadline=120):
+def _wait(node, what, condition, process, deadline=400):
     end = time.monotonic() + deadline
     while True:
         value = condition()
@@ -90,7 +90,7 @@ def down(node):
     pid = node.pid
     if pid:
         os.kill(pid, signal.SIGKILL)
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while node.pid and time.monotonic() < end:
             time.sleep(0.02)
     if os.path.exists(node.folder + "/pid"):

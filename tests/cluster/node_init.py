@@ -48,7 +48,7 @@ def ip(*args):
     subprocess.run(["ip", *args], check=True)
 
 
-def wait(what, condition, deadline=60):
+def wait(what, condition, deadline=180):
     end = time.monotonic() + deadline
     while not condition():
         if time.monotonic() > end:

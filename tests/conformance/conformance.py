@@ -64,7 +64,7 @@ class Harness:
         node = self.node(name)
         old = node.daemon_pid(daemon)
         power.inside(node, "kill", "-KILL", str(old), check=True)
-        wait_until(daemon + " to be another one", lambda: node.daemon_pid(daemon) not in (None, old), 30)
+        wait_until(daemon + " to be another one", lambda: node.daemon_pid(daemon) not in (None, old), 120)
 
     @contextlib.contextmanager
     def held(self, name, daemon):
@@ -74,7 +74,7 @@ class Harness:
         with open(hold, "w"):
             power.inside(node, "kill", "-KILL", str(node.daemon_pid(daemon)), check=True)
         try:
-            wait_until(daemon + " to be gone", lambda: node.daemon_pid(daemon) is None, 10)
+            wait_until(daemon + " to be gone", lambda: node.daemon_pid(daemon) is None, 60)
             yield
         finally:
             os.unlink(hold)

@@ -63,13 +63,13 @@ def annotations_change_what_is_captured_while_a_pod_runs(lab):
 
     def plaintext_comes_in():
         return s.get("out", url, limit="2s")[0]
-    wait_until("plaintext to be refused", lambda: not plaintext_comes_in(), 20, every=0.2)
+    wait_until("plaintext to be refused", lambda: not plaintext_comes_in(), 90, every=0.2)
     before = s.restarts("a")
     s.kubectl("annotate", "pod", "a", "ambient.istio.io/bypass-inbound-capture=true")
-    wait_until("plaintext to bypass the mesh", plaintext_comes_in, 20, every=0.2)
+    wait_until("plaintext to bypass the mesh", plaintext_comes_in, 90, every=0.2)
     lab.consistent()
     s.kubectl("annotate", "pod", "a", "ambient.istio.io/bypass-inbound-capture-")
-    wait_until("plaintext to be refused again", lambda: not plaintext_comes_in(), 20, every=0.2)
+    wait_until("plaintext to be refused again", lambda: not plaintext_comes_in(), 90, every=0.2)
     s.must_get("in", url, n=3)
     assert before == s.restarts("a")
 
@@ -113,7 +113,7 @@ def pods_deleted_while_they_are_made_leave_nothing(lab):
         # Each round at another moment: at once, and when the first sandboxes are being made.
         if n % 2:
             wait_until("the first of them to be scheduled and seen", lambda m=names: any(
-                node.record(s.pod(m[0])["metadata"]["uid"]) for node in lab.nodes.values()), 30, every=0.02)
+                node.record(s.pod(m[0])["metadata"]["uid"]) for node in lab.nodes.values()), 90, every=0.02)
         s.kubectl("delete", "pods", "--all", "--force", "--grace-period=0", "--wait=true")
     s.run(pod("after"))
     s.wait_annotated("after")
@@ -129,9 +129,9 @@ def a_full_node_of_pods_starts_at_once(lab):
     names = ["p%d" % n for n in range(full)]
     start = time.monotonic()
     s.apply(*[pod(n, "pause", node=node) for n in names])
-    s.wait_ready(*names, timeout=240)
+    s.wait_ready(*names, timeout=480)
     print("# %d pods ready after %.1f s" % (full, time.monotonic() - start))
-    s.wait_annotated(*names, deadline=60)
+    s.wait_annotated(*names, deadline=120)
     for p in lab.node(node).facts()["processes"]:
         print("# %s: %.1f MiB resident, %.1f of it its own" % (p["name"], p["rssKb"] / 1024, p["anonKb"] / 1024))
     assert s.failed_sandboxes() == [], s.failed_sandboxes()

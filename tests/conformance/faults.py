@@ -41,8 +41,8 @@ def no_pod_fails_while_the_agent_is_replaced(lab):
         made.append("p%d" % count)
         s.apply(pod(made[-1], "pause", node=lab.names()[count % len(lab.nodes)]))
         count += 1
-    lab.kubectl("-n", PRODUCT, "rollout", "status", "daemonset/istio-cni-node", "--timeout=120s", timeout=150)
-    s.wait_ready(*made, timeout=90)
+    lab.kubectl("-n", PRODUCT, "rollout", "status", "daemonset/istio-cni-node", "--timeout=240s", timeout=270)
+    s.wait_ready(*made)
     s.wait_annotated(*made)
     failed = s.failed_sandboxes()
     assert not failed, failed
@@ -57,13 +57,16 @@ def agents(lab):
 def no_connection_is_refused_while_ztunnel_is_killed(lab):
     s = lab.space("ambient")
     url = client_and_server(lab, s)
-    load = Load(s, "client", url, 100)
+    # At a rate at which few are under way at a time, though each may take long; those that wait do so for as long as it takes.
+    load = Load(s, "client", url, 30, limit="90s")
+    s.must_get("client", url, n=10)
     for name in lab.names():
         node = lab.node(name)
         old = node.kill("ztunnel")
-        wait_until("another ztunnel on " + name, lambda n=node, o=old: n.pid("ztunnel") not in (None, o) and n.ready(), 60,
+        wait_until("another ztunnel on " + name, lambda n=node, o=old: n.pid("ztunnel") not in (None, o) and n.ready(), 180,
                    every=0.2)
-    s.must_get("client", url, n=10, limit="20s")
+        # Those that waited are through before the next one is killed.
+        s.must_get("client", url, n=20, limit="90s")
     r = load.result()
     # Those that ztunnel was carrying are cut with it; all others waited in the queue that the agent kept.
     assert not set(r["count"]) - {"ok", "reset", "closed"}, r
@@ -77,7 +80,7 @@ def no_connection_fails_while_ztunnel_is_rolled(lab):
     url = client_and_server(lab, s)
     load = Load(s, "client", url, 100)
     lab.kubectl("-n", PRODUCT, "rollout", "restart", "daemonset/ztunnel")
-    lab.kubectl("-n", PRODUCT, "rollout", "status", "daemonset/ztunnel", "--timeout=180s", timeout=200)
+    lab.kubectl("-n", PRODUCT, "rollout", "status", "daemonset/ztunnel", "--timeout=300s", timeout=330)
     s.must_get("client", url, n=10)
     r = load.faultless(100)
     print("# %d connections, slowest %d ms" % (r["count"]["ok"], r["slowestMs"]))
@@ -100,7 +103,7 @@ def a_configuration_that_is_removed_or_overwritten_comes_back(lab):
         node.run("sh", "-c", damage)
         wait_until("the configuration to come back after: " + damage,
                    lambda: names_us() and node.run("cat", path, check=False).stdout == good
-                   and node.facts()["plugins"], 30, every=0.2)
+                   and node.facts()["plugins"], 90, every=0.2)
         s.run(pod("p%d" % n, node=node.name))
         s.wait_annotated("p%d" % n)
 
@@ -118,14 +121,14 @@ def a_cni_directory_that_is_removed_whole_is_found_again(lab):
     try:
         # Again when the agent has put a file back while it was emptied.
         on_node(node, "n=0; until rm -r /etc/cni/net.d; do n=$((n+1)); [ $n -lt 20 ] || exit 1; done")
-        wait_until("the runtime to be told", lambda: not node.ready(), 30, every=0.2)
+        wait_until("the runtime to be told", lambda: not node.ready(), 90, every=0.2)
     finally:
         on_node(node, "mkdir -p /etc/cni/net.d && cd /tmp/kept && for f in *; do grep -q ambient-cni \"$f\" || cp -a \"$f\" "
                 "/etc/cni/net.d/; done; rm -r /tmp/kept")
-    wait_until("the agent to be there again", lambda: node.ready() and agent_restarts(lab, node.name) > restarts, 90, every=0.3)
+    wait_until("the agent to be there again", lambda: node.ready() and agent_restarts(lab, node.name) > restarts, 240, every=0.3)
     assert node.facts()["plugins"] and any("ambient" in f for f in node.facts()["chain"]), node.facts()["chain"]
     # containerd stops watching a directory that is removed ("cni conf dir is removed, stop watching") and has to be started anew
-    node.run("sh", "-c", "kill -KILL $(pidof containerd)")
+    node.run("sh", "-c", "kill -KILL $(pidof containerd)", check=False)  # the answer comes through it
     s.run(pod("after", node=node.name))
     s.wait_annotated("after")
 
@@ -142,10 +145,10 @@ def nothing_starts_outside_the_mesh_while_the_disk_is_full(lab):
         another_agent(lab, node)  # a container sees a mount that was there before it
         on_node(node, "dd if=/dev/zero of=%s/fill bs=4k 2>/dev/null; true" % notes)
         s.apply(pod("late", node=node.name))
-        wait_until("the kubelet to say why", lambda: any("No space left" in text for _, _, text in s.failed_sandboxes()), 60, every=0.3)
+        wait_until("the kubelet to say why", lambda: any("No space left" in text for _, _, text in s.failed_sandboxes()), 120, every=0.3)
         assert not s.annotated("late") and not s.pod("late")["status"].get("podIP"), s.pod("late")["status"]
         on_node(node, "rm %s/fill" % notes)
-        s.wait_ready("late", timeout=90)
+        s.wait_ready("late")
         s.wait_annotated("late")
         s.must_get("client", "http://%s:%d/" % (s.ip("late"), PORT), n=3)
     finally:
@@ -176,4 +179,4 @@ def another_agent(lab, node):
     def there():
         new = agent_of(lab, node.name)
         return new and new["metadata"]["uid"] != old["uid"] and node.ready()
-    wait_until("another agent on " + node.name, there, 60, every=0.3)
+    wait_until("another agent on " + node.name, there, 180, every=0.3)

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 
-from cluster.kubectl import Kubectl
+from cluster.kubectl import Failed, Kubectl
 from cri import wire
 from cri.daemon import wait_until
 
@@ -28,7 +28,8 @@ def container(*args, probes=None, **more):
 
 
 def http_probe(**more):
-    return dict({"httpGet": {"path": "/", "port": PORT}, "periodSeconds": 1, "failureThreshold": 2}, **more)
+    """On a busy machine a second, what a kubelet waits by default, is no time: a pod must not leave its service for that."""
+    return dict({"httpGet": {"path": "/", "port": PORT}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 3}, **more)
 
 
 def pod(name, *args, node=None, mode=None, labels=None, annotations=None, probes=None, **spec):
@@ -99,33 +100,34 @@ class Node:
         return pid
 
     def ztunnel_dump(self):
-        """What the node's ztunnel has been told and holds (its `config_dump`)."""
-        return json.loads(self.run("nsenter", "-t", str(self.pid("ztunnel")), "-n", "wget", "-qO-",
-                                   "http://127.0.0.1:15000/config_dump").stdout)
+        """What the node's ztunnel has been told and holds (its `config_dump`); None while it does not answer."""
+        r = self.run("nsenter", "-t", str(self.pid("ztunnel")), "-n", "wget", "-qO-", "http://127.0.0.1:15000/config_dump", check=False)
+        return json.loads(r.stdout) if r.returncode == 0 else None
 
-    def capture(self, path, seconds, interface="eth0"):
-        return Capture(self, path, seconds, interface)
+    def capture(self, path, interface="eth0"):
+        return Capture(self, path, interface)
 
 
 class Capture:
-    """Packets of an interface, for a time; `file` is a pcap on this machine once finish() is called."""
+    """Packets of an interface until finish(); then `file` is a pcap on this machine."""
 
-    def __init__(self, node, path, seconds, interface):
+    def __init__(self, node, path, interface):
         self.node, self.file, self.there = node, path, "/tmp/" + os.path.basename(path)
-        self.process = node.lab.kubectl.start(*node.argv("tester", "capture", "-i", interface, "-d", "%gs" % seconds,
-                                                         self.there), stdout=-1)
+        node.run("rm", "-f", self.there + ".stop")
+        self.process = node.lab.kubectl.start(*node.argv("tester", "capture", "-i", interface, "-d", "300s", self.there), stdout=-1)
         first = self.process.stdout.readline()
         assert first.startswith("capturing"), first
 
     def finish(self):
-        """Waits for its end and fetches it."""
-        rest = self.process.communicate(timeout=300)[0]
+        """Ends it once all that has passed is written, and fetches it."""
+        self.node.run("touch", self.there + ".stop")
+        rest = self.process.communicate(timeout=120)[0]
         assert self.process.returncode == 0 and "packets" in rest, rest
         # Whole bytes through kubectl: as text.
         text = self.node.run("base64", self.there, timeout=300).stdout
         with open(self.file, "wb") as f:
             f.write(base64.b64decode(text))
-        self.node.run("rm", self.there)
+        self.node.run("rm", self.there, self.there + ".stop")
         return self.file
 
 
@@ -154,17 +156,17 @@ class Lab:
         k = self.kubectl
         k.apply({"apiVersion": "v1", "kind": "Namespace",
                  "metadata": {"name": SYSTEM, "labels": {"pod-security.kubernetes.io/enforce": "privileged"}}})
-        wait_until("a service account", lambda: k.get("-n", SYSTEM, "serviceaccount", "default", missing_ok=True), 30)
+        wait_until("a service account", lambda: k.get("-n", SYSTEM, "serviceaccount", "default", missing_ok=True), 90)
         body = {"hostNetwork": True, "hostPID": True, "tolerations": [{"operator": "Exists"}],
                 "terminationGracePeriodSeconds": 0,
                 "containers": [container("pause", securityContext={"privileged": True})]}
         k.apply({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "node", "namespace": SYSTEM}, "spec": {
             "selector": {"matchLabels": {"app": "node"}},
             "template": {"metadata": {"labels": {"app": "node"}}, "spec": body}}})
-        k("-n", SYSTEM, "rollout", "status", "daemonset/node", "--timeout=60s")
+        k("-n", SYSTEM, "rollout", "status", "daemonset/node", "--timeout=180s", timeout=200)
         self.find_shells()
         for n in self.nodes.values():
-            wait_until("the agent of %s to be ready" % n.name, n.ready, 60, every=0.2)
+            wait_until("the agent of %s to be ready" % n.name, n.ready, 180, every=0.2)
         return self
 
     def find_shells(self):
@@ -189,7 +191,7 @@ class Lab:
         labels = dict(labels or {}, **({MODE: mode} if mode else {}))
         self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
         wait_until("a service account", lambda: self.kubectl.get("-n", name, "serviceaccount", "default",
-                                                                 missing_ok=True), 30)
+                                                                 missing_ok=True), 90)
         s = Space(self, name)
         self.spaces.append(s)
         return s
@@ -238,11 +240,14 @@ class Lab:
                       % (node.name, k["namespace"], k["name"], k["state"]) for k in known.values()]
         return found
 
-    def consistent(self, deadline=30):
+    def consistent(self, deadline=90):
         last = []
 
         def check():
-            last[:] = self.differences()
+            try:
+                last[:] = self.differences()
+            except Failed as e:  # no answer is none of theirs
+                last[:] = [str(e)]
             return not last
         try:
             wait_until("the nodes to be as the API says", check, deadline, every=0.2)
@@ -263,14 +268,17 @@ class Lab:
             held[node.name] = h
         return held
 
-    def unchanged(self, deadline=100):
+    def unchanged(self, deadline=180):
         """Nothing is held that was not held before the first scenario. What was connected to pods that were deleted by force is found
         dead after 30 s, and a reset that waits for what was sent before it after 60 s (docs/limits.md)."""
         last = {}
 
         def check():
             last.clear()
-            last.update(self.held())
+            try:
+                last.update(self.held())
+            except Failed as e:
+                last["no answer"] = str(e)
             return not excess(self.base, last)
         try:
             wait_until("the nodes to hold no more than before", check, deadline, every=0.3)
@@ -308,7 +316,7 @@ class Space:
             d["metadata"]["namespace"] = self.name
         self.lab.kubectl.apply(*documents)
 
-    def run(self, *documents, timeout=60):
+    def run(self, *documents, timeout=180):
         """Applies, and waits until every pod among them is ready."""
         self.apply(*documents)
         pods = ["pod/" + d["metadata"]["name"] for d in documents if d["kind"] == "Pod"]
@@ -331,13 +339,13 @@ class Space:
         """A program in a pod that goes on; a Popen with stdout as a pipe."""
         return self.lab.kubectl.start("-n", self.name, "exec", name, "--", *args, stdout=-1)
 
-    def get(self, name, url, n=1, limit="5s"):
+    def get(self, name, url, n=1, limit="10s"):
         """(True, answers) or (False, what went wrong)."""
         r = self.exec(name, "tester", "get", "-n", str(n), "-t", limit, url, check=False)
         return r.returncode == 0, (r.stdout + r.stderr).strip()
 
-    def must_get(self, name, url, **more):
-        good, text = self.get(name, url, **more)
+    def must_get(self, name, url, n=1, limit="30s"):
+        good, text = self.get(name, url, n, limit)
         assert good, "%s from %s: %s" % (url, name, text)
         return text
 
@@ -346,7 +354,7 @@ class Space:
         events = self.lab.kubectl.get("-n", self.name, "events", "--field-selector=reason=FailedCreatePodSandBox")["items"]
         return [(e["involvedObject"]["name"], e.get("count") or 1, e["message"]) for e in events]
 
-    def wait_ready(self, *names, timeout=60):
+    def wait_ready(self, *names, timeout=180):
         self.kubectl("wait", "--for=condition=Ready", "--timeout=%ds" % timeout, *["pod/" + n for n in names],
                      timeout=timeout + 30)
 
@@ -355,14 +363,24 @@ class Space:
         pods = {p["metadata"]["name"]: p for p in self.lab.kubectl.get("-n", self.name, "pods")["items"]}
         return all(pods[n]["metadata"].get("annotations", {}).get(REDIRECTION) == "enabled" for n in names)
 
-    def wait_annotated(self, *names, deadline=30):
+    def wait_annotated(self, *names, deadline=90):
         start = time.monotonic()
         wait_until("%s to be in the mesh" % ", ".join(names), lambda: self.annotated(*names), deadline, every=0.05)
         return time.monotonic() - start
 
-    def wait_released(self, *names, deadline=60):
+    def wait_released(self, *names, deadline=120):
         wait_until("%s to be out of the mesh" % ", ".join(names),
                    lambda: not any(self.annotated(n) for n in names), deadline, every=0.05)
+
+    def wait_hbone(self, *names, deadline=90):
+        """Waits until every node's ztunnel knows that these pods speak HBONE; the annotation reaches it later than the API."""
+        def told(node):
+            dump = node.ztunnel_dump()
+            return dump and set(names) <= {w["name"] for w in dump["workloads"]
+                                           if w.get("namespace") == self.name and w.get("protocol") == "HBONE"}
+        self.wait_annotated(*names)
+        for node in self.lab.nodes.values():
+            wait_until("%s to be known on %s" % (", ".join(names), node.name), lambda n=node: told(n), deadline, every=0.1)
 
     def restarts(self, name):
         """What changes when a pod's container or sandbox is started again."""
@@ -373,10 +391,10 @@ class Space:
 class Load:
     """New connections at a rate, from a pod; until faultless() or result()."""
 
-    def __init__(self, space, name, url, rate, seconds=120):
+    def __init__(self, space, name, url, rate, seconds=600, limit="30s"):
         space.exec(name, "rm", "-f", "/tmp/stop")
         self.space, self.name = space, name
-        self.process = space.start(name, "tester", "load", "-r", str(rate), "-d", "%ds" % seconds, url)
+        self.process = space.start(name, "tester", "load", "-r", str(rate), "-d", "%ds" % seconds, "-t", limit, url)
 
     def result(self):
         """`count` by outcome, `gapMs`, `slowestMs`, `first` failure."""
@@ -397,7 +415,8 @@ class Changes:
         space.exec(name, "rm", "-f", "/tmp/stop")
         self.space, self.name, self.seen = space, name, []
         self.process = space.start(name, "tester", "changes", url)
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def _read(self):
         for line in self.process.stdout:
@@ -408,7 +427,7 @@ class Changes:
         """Whether the last attempt came through; None before the first."""
         return self.seen[-1][1] == "ok" if self.seen else None
 
-    def until(self, works, deadline=20):
+    def until(self, works, deadline=90):
         """Waits until connections come through, or do not; the time of the first attempt of which that was true."""
         wait_until("connections of %s to %s" % (self.name, "come through" if works else "be refused"),
                    lambda: self.works() is works, deadline, alive=lambda: self.process.poll() is None)
@@ -417,7 +436,8 @@ class Changes:
     def close(self):
         """All changes: [(time, "ok" or how it failed)]."""
         self.space.exec(self.name, "touch", "/tmp/stop")
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=90)
+        self.reader.join(30)
         return self.seen
 
 
@@ -437,7 +457,7 @@ class Talk:
         text = self.space.kubectl("logs", self.name, "--tail=1")
         return int(text.split()[1]) if text.startswith("line ") else 0
 
-    def goes_on(self, deadline=15):
+    def goes_on(self, deadline=90):
         before = self.lines()
         wait_until("the connection of %s to go on" % self.name, lambda: self.lines() >= before + 3, deadline, every=0.1)
 

@@ -96,7 +96,7 @@ func load(args []string) error {
 	rate := fs.Int("r", 200, "new connections a second")
 	d := fs.Duration("d", 10*time.Second, "how long")
 	stop := fs.String("stop", "/tmp/stop", "a file that ends it earlier, by being made")
-	t := fs.Duration("t", 10*time.Second, "limit of one request")
+	t := fs.Duration("t", 30*time.Second, "limit of one request")
 	fs.Parse(args)
 	url, c := argument(fs.Args(), ""), client(*t)
 	sum := &tally{Count: map[string]int{}, last: time.Now()}
@@ -132,7 +132,7 @@ func changes(args []string) error {
 	fs := flag.NewFlagSet("changes", flag.ExitOnError)
 	every := fs.Duration("i", 5*time.Millisecond, "pause between attempts")
 	stop := fs.String("stop", "/tmp/stop", "a file that ends it, by being made")
-	t := fs.Duration("t", time.Second, "limit of one attempt")
+	t := fs.Duration("t", 5*time.Second, "limit of one attempt")
 	fs.Parse(args)
 	url, c, last := argument(fs.Args(), ""), client(*t), ""
 	for {
@@ -161,26 +161,38 @@ func changes(args []string) error {
 	}
 }
 
-// talk prints the number of lines that came back, and how it ended.
+// talk prints the number of lines that came back, and how it ended. Until the first line came back it begins anew: a mesh may not
+// know yet who talks.
 func talk(args []string) error {
-	c, err := net.DialTimeout("tcp", argument(args, ""), 5*time.Second)
-	if err != nil {
-		fmt.Println("ended", now(), kind(err), err)
-		return err
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		n, err := converse(argument(args, ""))
+		if n > 0 || time.Now().After(end) {
+			fmt.Println("ended", now(), kind(err), err)
+			return err
+		}
+		fmt.Println("begins anew", now(), kind(err), err)
 	}
+}
+
+// converse returns how many lines came back, and what ended it.
+func converse(address string) (int, error) {
+	c, err := net.DialTimeout("tcp", address, 5*time.Second)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
 	back := bufio.NewReader(c)
 	for n := 1; ; n++ {
 		line := fmt.Sprintf("PLAINTEXT-IS-VISIBLE %d\n", n)
 		if _, err = io.WriteString(c, line); err == nil {
-			c.SetReadDeadline(time.Now().Add(20 * time.Second))
+			c.SetReadDeadline(time.Now().Add(60 * time.Second))
 			var got string
 			if got, err = back.ReadString('\n'); err == nil && got != line {
 				err = errors.New("another line came back: " + strings.TrimSpace(got))
 			}
 		}
 		if err != nil {
-			fmt.Println("ended", now(), kind(err), err)
-			return err
+			return n - 1, err
 		}
 		fmt.Println("line", n)
 		time.Sleep(100 * time.Millisecond)

@@ -7,10 +7,10 @@
 //	tester echo [PORT]                    TCP: gives every byte back
 //	tester get [-n N] [-t 2s] URL         HTTP, a new connection each; exit status 1 if one failed
 //	tester load [-r 200] [-d 10s] URL     HTTP, new connections at a rate; a JSON line at the end
-//	tester changes [-t 1s] URL            HTTP, new connections; a line when what comes of them changes
+//	tester changes [-t 5s] URL            HTTP, new connections; a line when what comes of them changes
 //	tester talk ADDRESS                   one connection, a line every 100 ms which must come back
 //	tester shout ADDRESS                  dials from its first instruction, again and again
-//	tester capture [-i eth0] -d 10s FILE  writes what passes an interface, as pcap
+//	tester capture [-i eth0] -d 10s FILE  writes what passes an interface, as pcap, until FILE.stop is there
 //	tester node                           what a node holds: processes, namespaces, links (JSON)
 //	tester netns PID                      what a process's network namespace holds (JSON)
 //	tester status                         what the node's agent says (docs/agent-api.md)

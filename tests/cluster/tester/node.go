@@ -277,7 +277,8 @@ func dump(protocol, kind int, head []byte, skip int, each func(attr uint16, valu
 }
 
 // capture writes whole packets as a pcap file (link type Ethernet). It prints "capturing" once it
-// does, and the number of packets at its end.
+// does, and the number of packets at its end: after the time, or once a file of that name with ".stop" is there and all that
+// came before is written.
 func capture(args []string) error {
 	fs := flag.NewFlagSet("capture", flag.ExitOnError)
 	iface := fs.String("i", "eth0", "interface")
@@ -320,9 +321,19 @@ func capture(args []string) error {
 		return err
 	}
 	fmt.Println("capturing", now())
-	buf, count := make([]byte, 1<<18), 0
-	for end := time.Now().Add(*d); time.Now().Before(end); {
+	buf, count, told := make([]byte, 1<<18), 0, false
+	looked := time.Now()
+	for end := looked.Add(*d); time.Now().Before(end); {
+		if !told && time.Since(looked) > 100*time.Millisecond {
+			looked = time.Now()
+			if _, err = os.Stat(fs.Arg(0) + ".stop"); err == nil {
+				told, end = true, looked.Add(5*time.Second)
+			}
+		}
 		n, _, err := syscall.Recvfrom(fd, buf, 0)
+		if err == syscall.EAGAIN && told {
+			break
+		}
 		if err == syscall.EAGAIN || err == syscall.EINTR {
 			continue
 		}

@@ -12,7 +12,7 @@ from ..lab import MARK, Load, account, flows, pod, service
 from ..scenario import scenario
 from .control_plane import SYSTEM
 from .gateways import GATEWAY, gateway, programmed
-from .mesh import served
+from .mesh import GOODBYE_S, served
 from .policies import SECURITY, authorization, principal
 from .tools import istioctl
 
@@ -33,11 +33,11 @@ def east_west(far):
         "gatewayClassName": "istio-east-west", "listeners": [
             {"name": "mesh", "port": 15008, "protocol": "HBONE",
              "tls": {"mode": "Terminate", "options": {"gateway.istio.io/tls-terminate-mode": "ISTIO_MUTUAL"}}}]}})
-    wait_until("the gateway's service", lambda: far.kubectl.get("-n", s.name, "service", "entry", missing_ok=True), 30, every=0.2)
+    wait_until("the gateway's service", lambda: far.kubectl.get("-n", s.name, "service", "entry", missing_ok=True), 90, every=0.2)
     s.kubectl("patch", "service", "entry", "--subresource=status", "--type=merge", "-p",
               '{"status": {"loadBalancer": {"ingress": [{"ip": "%s"}]}}}' % layout.LINK[1])
     programmed(s, "entry")
-    s.kubectl("rollout", "status", "deployment/entry", "--timeout=90s", timeout=120)
+    s.kubectl("rollout", "status", "deployment/entry", "--timeout=240s", timeout=270)
     return s
 
 
@@ -75,8 +75,8 @@ def a_service_of_another_network_is_reached_through_its_gateway_and_no_other_way
     assert not s.get("client", url, limit="2s")[0]
     with introduced(lab, far):
         for u in (url, vip):
-            wait_until("the far pod at " + u, lambda a=u: "hello from far-away" in s.get("client", a)[1], 40, every=0.2)
-        capture = lab.node("n1").capture(lab.out + "/cable.pcap", 4, "cable")
+            wait_until("the far pod at " + u, lambda a=u: "hello from far-away" in s.get("client", a)[1], 120, every=0.2)
+        capture = lab.node("n1").capture(lab.out + "/cable.pcap", "cable")
         s.must_get("client", url, n=20)
         path = capture.finish()
         ports = {port for _, _, port in flows(path)}
@@ -84,7 +84,7 @@ def a_service_of_another_network_is_reached_through_its_gateway_and_no_other_way
         assert wire.count_text(path, MARK) == 0, "a plaintext byte between the networks"
         # The certificate of the inner tunnel is the client's, and that is who is let in.
         t.apply(authorization("not-other", "DENY", principal(s, "other"), "web"))
-        wait_until("the far policy to be in force", lambda: not s.get("other", url, limit="2s")[0], 20, every=0.2)
+        wait_until("the far policy to be in force", lambda: not s.get("other", url, limit="2s")[0], 90, every=0.2)
         s.must_get("client", url, n=3)
         log = lab.kubectl("-n", SYSTEM, "logs", "-l", "app=ztunnel", "--tail=-1")
         lines = [line for line in log.splitlines() if "connection complete" in line and "dst.hbone_addr=web.%s.svc" % s.name in line]
@@ -93,10 +93,10 @@ def a_service_of_another_network_is_reached_through_its_gateway_and_no_other_way
         # A pod of this network is another endpoint of the same service.
         s.run(pod("web", hostname="near-by"))
         s.wait_annotated("web")
-        wait_until("both networks to answer", lambda: heard(s, "client", url) == {"far-away", "near-by"}, 30, every=0.2)
+        wait_until("both networks to answer", lambda: heard(s, "client", url) == {"far-away", "near-by"}, 120, every=0.2)
         # Without its gateway the other network is not there.
         entry.kubectl("delete", "gateway", "entry")
-        wait_until("this network alone to answer", lambda: heard(s, "client", url) == {"near-by"}, 40, every=0.2)
+        wait_until("this network alone to answer", lambda: heard(s, "client", url) == {"near-by"}, 120, every=0.2)
 
 
 @scenario
@@ -106,10 +106,10 @@ def another_network_takes_over_and_gives_back_and_no_request_fails(lab):
     t = far.space("ambient", name=s.name)
     close = everywhere("web")
     close["spec"]["trafficDistribution"] = "PreferClose"
-    s.run(close, pod("client"), served("web", 1, 4))
+    s.run(close, pod("client"), served("web", 1, GOODBYE_S))
     t.run(close, pod("web", hostname="far-away"))
     entry = east_west(far)
-    s.kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    s.kubectl("rollout", "status", "deployment/web", "--timeout=180s", timeout=200)
     s.wait_annotated("client")
     t.wait_annotated("web")
     url = "http://web.%s.svc.cluster.local/" % s.name
@@ -119,20 +119,20 @@ def another_network_takes_over_and_gives_back_and_no_request_fails(lab):
         def only():
             names = heard(s, "client", url)
             return names and all(n.startswith(prefix) for n in names)
-        wait_until("%s alone to answer" % prefix, only, 40, every=0.2)
+        wait_until("%s alone to answer" % prefix, only, 120, every=0.2)
     with introduced(lab, far):
         # That it is known is seen by its being there when nobody else is.
         s.kubectl("scale", "deployment/web", "--replicas=0")
         answered("far-away")
         load = Load(s, "client", url, 40, seconds=300)
         s.kubectl("scale", "deployment/web", "--replicas=1")
-        s.kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+        s.kubectl("rollout", "status", "deployment/web", "--timeout=180s", timeout=200)
         answered("web-")
         s.kubectl("scale", "deployment/web", "--replicas=0")
         answered("far-away")
         # Another gateway in the place of this one.
         entry.kubectl("rollout", "restart", "deployment/entry")
-        entry.kubectl("rollout", "status", "deployment/entry", "--timeout=120s", timeout=150)
+        entry.kubectl("rollout", "status", "deployment/entry", "--timeout=240s", timeout=270)
         load.faultless(100)
 
 
@@ -163,4 +163,4 @@ def a_waypoint_that_is_in_another_network_only_decides_there(lab):
     def status(path):
         return s.get("client", url + path)[1].split(" ")[0]
     with introduced(lab, far):
-        wait_until("the far waypoint to decide", lambda: (status("/admin"), status("/")) == ("403", "200"), 60, every=0.3)
+        wait_until("the far waypoint to decide", lambda: (status("/admin"), status("/")) == ("403", "200"), 120, every=0.3)

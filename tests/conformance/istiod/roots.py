@@ -52,13 +52,13 @@ def plug_in(lab, cert, key, roots):
     istiod(lab, "rollout", "restart", "deployment/istiod")
     rolled(lab)
     wait_until("istiod's roots in the ConfigMap", lambda: certificates(lab.kubectl.get(
-        "-n", SYSTEM, "configmap", "istio-ca-root-cert")["data"]["root-cert.pem"]) == certificates(roots), 60, every=0.3)
+        "-n", SYSTEM, "configmap", "istio-ca-root-cert")["data"]["root-cert.pem"]) == certificates(roots), 120, every=0.3)
     for node in lab.nodes.values():
         for p in lab.kubectl.get("-n", SYSTEM, "pods", "-l", "app=ztunnel", "--field-selector=spec.nodeName=" + node.name)["items"]:
             path = ROOT_FILE % p["metadata"]["uid"]
             # The kubelet takes up to its sync period, a minute by default.
             wait_until("the roots in ztunnel's pod on " + node.name, lambda n=node, f=path: certificates(
-                n.run("cat", f, check=False).stdout) == certificates(roots), 120, every=0.3)
+                n.run("cat", f, check=False).stdout) == certificates(roots), 240, every=0.3)
 
 
 def certificates(text):
@@ -91,9 +91,9 @@ def no_connection_is_dropped_while_the_root_is_exchanged(lab):
         s.apply(*[{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": n}} for n in names])
         s.run(*[pod(n, node=node, serviceAccountName=n) for n, node in zip(names, lab.names())])
         for n in names:
-            wait_until("%s to reach the mesh" % n, lambda p=n: s.get(p, url, n=3)[0], 30, every=0.2)
+            wait_until("%s to reach the mesh" % n, lambda p=n: s.get(p, url, n=3)[0], 90, every=0.2)
             # Others reach the new pod once its node's ztunnel is back at istiod: policies that it has not heard of may deny.
-            wait_until("%s to be reached" % n, lambda a="http://%s:%d/" % (s.ip(n), PORT): s.get("client", a, n=3)[0], 60, every=0.2)
+            wait_until("%s to be reached" % n, lambda a="http://%s:%d/" % (s.ip(n), PORT): s.get("client", a, n=3)[0], 120, every=0.2)
         talk.goes_on()
     r = load.faultless(200)
     talk.goes_on()
@@ -101,7 +101,7 @@ def no_connection_is_dropped_while_the_root_is_exchanged(lab):
     # What is left of the old root goes with the certificates under it: a ztunnel that starts anew asks for all of them.
     url2 = "http://%s:%d/" % (s.ip("server"), PORT)
     lab.kubectl("-n", SYSTEM, "rollout", "restart", "daemonset/ztunnel")
-    lab.kubectl("-n", SYSTEM, "rollout", "status", "daemonset/ztunnel", "--timeout=180s", timeout=200)
+    lab.kubectl("-n", SYSTEM, "rollout", "status", "daemonset/ztunnel", "--timeout=300s", timeout=330)
     plug_in(lab, new_cert, new_key, new_cert)
     for n in ("client", *names):
         s.must_get(n, url2, n=3)

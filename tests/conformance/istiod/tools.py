@@ -22,7 +22,7 @@ def istioctl(lab, *args, check=True):
     if not program:
         raise Skip("no istioctl: make stock")
     r = subprocess.run([program, "--kubeconfig", lab.kubectl.kubeconfig, *args], cwd=lab.out, capture_output=True, text=True,
-                       stdin=subprocess.DEVNULL, timeout=240, check=False)
+                       stdin=subprocess.DEVNULL, timeout=420, check=False)
     assert not check or r.returncode == 0, "istioctl %s: %s" % (" ".join(args), r.stdout + r.stderr)
     return r
 
@@ -56,9 +56,12 @@ def istioctl_shows_what_ztunnel_knows(lab):
     first, last = lab.names()[0], lab.names()[-1]
     s.run(pod("server", node=last), pod("out", mode="none"), pod("echo", "echo", node=last), service("web", app="server"),
           authorization("p", "DENY", principal(s, "nobody"), "server"))
+    s.wait_hbone("server", "echo")  # the talker's connection is begun once
     s.run(pod("talker", "talk", "%s:%d" % (s.ip("echo"), ECHO_PORT), node=first))
-    s.wait_annotated("server", "echo", "talker")
+    s.wait_hbone("talker")
     Talk(s, "talker").goes_on()
+    wait_until("ztunnel to know the service and the policy", lambda: config(lab, "policies", "--policy-namespace", s.name)
+               and any(r["ENDPOINTS"] == "1/1" for r in config(lab, "services", "--service-namespace", s.name)), 90, every=0.5)
     rows = {r["POD NAME"]: r for r in config(lab, "workloads", "--workload-namespace", s.name)}
     assert set(rows) == {"server", "out", "echo", "talker"}, rows
     addresses = ",".join(p["ip"] for p in s.pod("server")["status"]["podIPs"])
@@ -108,8 +111,9 @@ def istioctl_sees_ztunnel_in_sync_with_istiod(lab):
 
     def connected():
         rows = table(istioctl(lab, "proxy-status").stdout, HEADS["status"])
-        return {r["NAME"] for r in rows} >= pods and rows
-    rows = wait_until("istiod to know its ztunnels", connected, 30, every=0.5)
+        ours = [r for r in rows if r["NAME"] in pods]
+        return len(ours) == len(pods) and all(r["SUBSCRIBED TYPES"].startswith("2 ") for r in ours) and rows
+    rows = wait_until("istiod to know its ztunnels", connected, 90, every=0.5)
     for r in rows:
         if r["NAME"] in pods:
             assert r["ISTIOD"].startswith("istiod-") and r["VERSION"] and r["SUBSCRIBED TYPES"] == "2 (WADS,WDS)", r
@@ -135,7 +139,7 @@ def istioctl_bug_report_takes_our_logs_and_dumps_along(lab):
     s.wait_annotated("server", "client")
     s.must_get("client", "http://%s:%d/" % (s.ip("server"), PORT), n=3)
     folder = lab.out + "/bug-report"
-    r = istioctl(lab, "bug-report", "--dir", folder, "--output-dir", lab.out, "--timeout", "2m", "--include", SYSTEM, "--duration", "1h")
+    r = istioctl(lab, "bug-report", "--dir", folder, "--output-dir", lab.out, "--timeout", "5m", "--include", SYSTEM, "--duration", "1h")
     with tarfile.open(lab.out + "/bug-report.tar.gz") as tar:
         sizes = {m.name: m.size for m in tar if m.isfile()}
     wanted = []
