@@ -23,12 +23,19 @@ echo "deps: installing$missing"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 export DEBIAN_FRONTEND=noninteractive
-# shellcheck disable=SC2086
-if ! { apt-get update -q && apt-get install -q -y --no-install-recommends $missing; } >"$log" 2>&1 </dev/null; then
-	cat "$log" >&2
-	echo "deps: apt-get failed; its output is above" >&2
-	exit 1
-fi
+# A mirror that does not answer gets three chances.
+for try in 1 2 3; do
+	# shellcheck disable=SC2086
+	if { apt-get update -q && apt-get install -q -y --no-install-recommends $missing; } >"$log" 2>&1 </dev/null; then
+		break
+	fi
+	if [ "$try" = 3 ]; then
+		cat "$log" >&2
+		echo "deps: apt-get failed; its output is above" >&2
+		exit 1
+	fi
+	sleep $((try * 10))
+done
 # Tests start a Prometheus of their own; the package has started one for the whole machine.
 case $missing in
 *" prometheus"*) [ ! -d /run/systemd/system ] || systemctl disable -q --now prometheus.service ;;

@@ -51,10 +51,14 @@ if [ ! -e "$root/.ready" ]; then
 		sed -n 's/^Debian|//p' | head -n 1)
 	[ -n "$mirror" ] || skip "apt names no Debian mirror"
 	if [ ! -e "$root/etc/debian_version" ]; then
-		rm -rf "$root.new"
 		mkdir -p .cache
-		debootstrap --variant=minbase --include=make,ca-certificates trixie "$root.new" "$mirror" >&2 </dev/null ||
-			fail "debootstrap makes the root"
+		# A mirror that does not answer gets three chances.
+		for try in 1 2 3; do
+			rm -rf "$root.new"
+			debootstrap --variant=minbase --include=make,ca-certificates trixie "$root.new" "$mirror" >&2 </dev/null && break
+			[ "$try" != 3 ] || fail "debootstrap makes the root"
+			sleep $((try * 10))
+		done
 		mv "$root.new" "$root"
 	fi
 	mkdir -p "$root/src"

