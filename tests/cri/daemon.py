@@ -10,7 +10,7 @@ class NotReady(Exception):
     """A condition did not become true in time, or the program ended; str() says which."""
 
 
-def wait_until(what, condition, deadline=20, alive=lambda: True, every=0.02):
+def wait_until(what, condition, deadline=60, alive=lambda: True, every=0.02):
     """Polls @condition until it is true and returns its value. @what completes "waited N s for"."""
     end = time.monotonic() + deadline
     while True:
@@ -59,7 +59,7 @@ class Daemon:
     def alive(self):
         return self.process is not None and self.process.poll() is None
 
-    def stop(self, signum=signal.SIGTERM, deadline=10):
+    def stop(self, signum=signal.SIGTERM, deadline=60):
         """Ends the program and returns its exit status; SIGKILL when it does not listen."""
         if self.process is None:
             return None
@@ -69,7 +69,7 @@ class Daemon:
                 self.process.wait(deadline)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait(5)
+                self.process.wait(30)
         status, self.process = self.process.returncode, None
         return status
 

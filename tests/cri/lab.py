@@ -30,7 +30,7 @@ class Talk:
     def goes_on(self):
         """Waits for three more lines; NotReady when the connection is stuck or gone."""
         before = self.lines()
-        wait_until("an open connection to go on", lambda: self.lines() >= before + 3, 10)
+        wait_until("an open connection to go on", lambda: self.lines() >= before + 3, 60)
         return self.lines()
 
     def end(self):
@@ -95,7 +95,7 @@ class Lab:
         return "http://%s:%d%s" % (pod.ip, PORT, path)
 
     @staticmethod
-    def get(source, url, timeout=15):
+    def get(source, url, timeout=45):
         """(True, body) or (False, wget's sentence)."""
         status, out, err = source.exec("timeout", str(timeout), "wget", "-q", "-O", "-", url,
                                        timeout=timeout + 10)
@@ -104,7 +104,7 @@ class Lab:
     @staticmethod
     def probe(url, user=0):
         """Asks from the node itself, as the kubelet's HTTP probe does; (True, body) or (False, why)."""
-        r = subprocess.run(["timeout", "10", "busybox", "wget", "-q", "-O", "-", url], user=user,
+        r = subprocess.run(["timeout", "30", "busybox", "wget", "-q", "-O", "-", url], user=user,
                            capture_output=True, text=True)
         return r.returncode == 0, (r.stdout if r.returncode == 0 else r.stderr).strip()
 

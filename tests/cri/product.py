@@ -68,15 +68,15 @@ class Agent(Daemon):
         """`enrolled`, `pending`, `not-in-mesh`, `failed`; "absent" when the agent has no record."""
         return (self.pod(pod) or {"state": "absent"})["state"]
 
-    def wait_ready(self, deadline=20):
+    def wait_ready(self, deadline=60):
         wait_until("the agent to be ready", lambda: (self.status() or {}).get("ready"),
                    deadline, self.alive)
 
-    def wait_state(self, pod, state, deadline=20):
+    def wait_state(self, pod, state, deadline=60):
         wait_until("pod %s to be %s" % (pod.name, state), lambda: self.state(pod) == state,
                    deadline, self.alive)
 
-    def wait_forgotten(self, deadline=20):
+    def wait_forgotten(self, deadline=60):
         wait_until("the agent to forget every pod", lambda: (self.status() or {}).get("pods") == [],
                    deadline, self.alive)
 
@@ -101,7 +101,7 @@ class Ztunnel(Daemon):
     def ready(self):
         return self.get(15021, "/healthz/ready")[0] == 200
 
-    def wait_ready(self, deadline=20):
+    def wait_ready(self, deadline=60):
         wait_until("ztunnel to be ready", self.ready, deadline, self.alive)
 
     @staticmethod
@@ -143,7 +143,7 @@ class Ztunnel(Daemon):
                 found.append(dict(have, line=line))
         return found
 
-    def wait_access(self, since, what, deadline=10, **fields):
+    def wait_access(self, since, what, deadline=60, **fields):
         return wait_until("an access-log line: " + what, lambda: self.access(since, **fields),
                           deadline, self.alive)
 
@@ -197,5 +197,5 @@ def host_probes():
 
 def ctl(bin_dir, *args):
     r = subprocess.run([os.path.join(bin_dir, "ambientctl")] + list(args), capture_output=True,
-                       text=True, timeout=20)
+                       text=True, timeout=60)
     return r.returncode, r.stdout, r.stderr

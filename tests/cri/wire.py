@@ -51,9 +51,9 @@ class Capture:
         mark = os.urandom(16)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
             s.sendto(mark, (address, 9))
-        wait_until("the capture's end mark", lambda: count_text(self.path, mark), deadline=15)
+        wait_until("the capture's end mark", lambda: count_text(self.path, mark), deadline=90, every=0.1)
         self.process.send_signal(signal.SIGINT)
-        _out, err = self.process.communicate(timeout=10)
+        _out, err = self.process.communicate(timeout=60)
         self.lost = int(re.search(r"(\d+) packets? dropped by kernel", err).group(1))
         self.process = None
         return self

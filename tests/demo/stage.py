@@ -3,7 +3,7 @@
 from cri import lab, node, wire
 from cri.daemon import wait_until
 
-RELEASE_LIMIT = "5s"
+RELEASE_LIMIT = "10s"
 MARKER = "PLAINTEXT-IS-VISIBLE"
 VIP = "10.96.0.10"
 BIG_BYTES = 200 * 1000 * 1000
@@ -12,7 +12,7 @@ BIG_BYTES = 200 * 1000 * 1000
 LOAD = """
 n=0
 while [ ! -e /tmp/stop ]; do
-  if error=$(timeout 30 wget -q -O /dev/null $2 2>&1); then n=$((n+1)); echo $n > /tmp/done.$1
+  if error=$(timeout 90 wget -q -O /dev/null $2 2>&1); then n=$((n+1)); echo $n > /tmp/done.$1
   else echo "$error" >> /tmp/errors.$1; fi
   usleep 10000
 done
@@ -20,7 +20,7 @@ done
 # One batch of new connections at once; prints how many came through, and the errors of the others.
 BATCH = """
 for i in $(seq $1); do
-  ( timeout 30 wget -q -O /dev/null $2 2>/tmp/batch.$i && echo ok || cat /tmp/batch.$i ) &
+  ( timeout 90 wget -q -O /dev/null $2 2>/tmp/batch.$i && echo ok || cat /tmp/batch.$i ) &
 done
 wait
 """
@@ -55,7 +55,7 @@ class Stage(lab.Lab):
 
     def stop_load(self, source):
         source.sh("touch /tmp/stop")
-        wait_until("the load to end", lambda: source.sh("pgrep -f /tmp/load")[0] != 0, 40)
+        wait_until("the load to end", lambda: source.sh("pgrep -f /tmp/load")[0] != 0, 120)
         return self.load(source)
 
     def close(self):

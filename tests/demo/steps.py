@@ -124,10 +124,10 @@ def transfer(story, s):
     story.do("in server: a file of %d MB, the marker repeated; in client: wget | sha256sum"
              % (BIG_BYTES // 1000000))
     _st, made, _e = server.sh("yes %s | head -c %d > /www/big; sha256sum < /www/big"
-                              % (MARKER, BIG_BYTES))
+                              % (MARKER, BIG_BYTES), timeout=180)
     s.record("transfer")
     began = time.monotonic()
-    _st, got, err = client.sh("wget -q -O - %s | sha256sum" % s.url(server, "/big"), timeout=120)
+    _st, got, err = client.sh("wget -q -O - %s | sha256sum" % s.url(server, "/big"), timeout=180)
     took = time.monotonic() - began
     capture = s.recorded(server)
     story.check(got == made, "same checksum on both sides (%s...), %.1f s, %.1f Gbit/s with the capture "
@@ -240,7 +240,7 @@ def kill(story, s):
                "accepts: new connections wait instead of being refused, and nothing leaves in the clear.")
     url = s.url(server)
     s.start_load(client, url, LOOPS)
-    wait_until("the load to run", lambda: s.load(client)[0] >= 50, 30)
+    wait_until("the load to run", lambda: s.load(client)[0] >= 50, 90)
     story.do("%d loops of new connections; SIGKILL to ztunnel; %d more connections at once; ztunnel back "
              "after %d s" % (LOOPS, BATCH_SIZE, AWAY_S))
     s.record("killed")
@@ -249,9 +249,9 @@ def kill(story, s):
     gone = time.monotonic()
     count = s.load(client)[0]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        batch = pool.submit(client.sh, "set -- %d %s\n%s" % (BATCH_SIZE, url, BATCH))
+        batch = pool.submit(client.sh, "set -- %d %s\n%s" % (BATCH_SIZE, url, BATCH), timeout=150)
         waiting = wait_until("the new connections to wait", lambda: (
-            lambda n: n if n >= BATCH_SIZE else 0)(_waiting(client, 15001)), 10)
+            lambda n: n if n >= BATCH_SIZE else 0)(_waiting(client, 15001)), 60)
         story.saw("ztunnel (pid %d) is gone; %d connections wait in the accept queue of port 15001"
                   % (old, waiting))
         time.sleep(max(0.0, AWAY_S - (time.monotonic() - gone)))
@@ -259,12 +259,12 @@ def kill(story, s):
                     "connections that wait")
         s.ztunnel.start()
         away = time.monotonic() - gone
-        out = batch.result(60)[1].split("\n")
+        out = batch.result(180)[1].split("\n")
     ok = sum(1 for line in out if line == "ok")
     story.check(ok == BATCH_SIZE, "ztunnel is back (pid %d) after %.1f s: all %d of %d connections "
                 "were answered" % (s.ztunnel.pid, away, ok, BATCH_SIZE),
                 "%d answers (got %d; others: %s)" % (BATCH_SIZE, ok, sorted(set(out) - {"ok", ""})))
-    wait_until("the load to go on", lambda: s.load(client)[0] >= count + 50, 30)
+    wait_until("the load to go on", lambda: s.load(client)[0] >= count + 50, 90)
     total, errors = s.stop_load(client)
     refused = [e for e in errors if "refused" in e or "can't connect" in e]
     story.check(not refused and len(errors) <= LOOPS,
@@ -333,12 +333,15 @@ def delete(story, s, fds):
     story.check(s.agent.journal() == [], "no attachment in the agent's journal",
                 "an empty journal (left: %s)" % s.agent.journal())
     now = wait_until("the agent to close its descriptors",
-                     lambda: (lambda f: f if f == fds else None)(product.descriptors(s.agent)), 10)
+                     lambda: (lambda f: f if f == fds else None)(product.descriptors(s.agent)), 60)
     story.check(now == fds, "the agent holds what it held before the first pod: %s" % now,
                 "descriptors as before: %s" % fds)
     own = os.readlink("/proc/self/ns/net")
-    nets = [f for f in s.ztunnel.fds() if f.startswith("net:") and f != own]
-    story.check(nets == [], "ztunnel holds no pod's network namespace", "none (it has %s)" % nets)
+
+    def nets():
+        return [f for f in s.ztunnel.fds() if f.startswith("net:") and f != own]
+    wait_until("ztunnel to let go of the pods' network namespaces", lambda: nets() == [])
+    story.check(nets() == [], "ztunnel holds no pod's network namespace", "none (it has %s)" % nets())
     probes = product.host_probes()
     story.check(probes == [], "no pod's address is left in the node's probe exemption",
                 "empty sets (left: %s)" % probes)

@@ -135,23 +135,23 @@ class Stack:
         if r.returncode != 0:
             self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
 
-    def ready(self, seconds=120):
+    def ready(self, seconds=300):
         for what in ("deployment/istiod", "daemonset/istio-cni-node", "daemonset/ztunnel"):
             self.kubectl("-n", NAMESPACE, "rollout", "status", what, "--timeout=%ds" % seconds, timeout=seconds + 20)
 
     def agent_image(self, image):
         """An upgrade of the release with another image."""
         self.kubectl("-n", NAMESPACE, "set", "image", "daemonset/istio-cni-node", "install-cni=" + image)
-        self.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/istio-cni-node", "--timeout=120s", timeout=140)
+        self.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/istio-cni-node", "--timeout=300s", timeout=320)
 
     def ztunnel_image(self, image):
         """The same of ztunnel: node by node, the next one before the last one goes, as the chart has it."""
         self.kubectl("-n", NAMESPACE, "set", "image", "daemonset/ztunnel", "istio-proxy=" + image)
-        self.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/ztunnel", "--timeout=120s", timeout=140)
+        self.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/ztunnel", "--timeout=300s", timeout=320)
 
     def istioctl(self, *args):
         return subprocess.run([STOCK + "/istioctl", "--kubeconfig", self.cluster.kubeconfig, *args], capture_output=True, text=True,
-                              check=True, timeout=60).stdout
+                              check=True, timeout=180).stdout
 
     def down(self):
         cluster_main.down(self.cluster)

@@ -103,7 +103,7 @@ class OurZtunnel:
         self.log = w.dir + "/ztunnel.log"
         with open(self.log, "wb") as f:
             self.proc = inside(w.host, BIN[0] + "/ztunnel", stdout=f, stderr=f, env=env)
-        until("our ztunnel has the snapshot", self.snapshot, 20)
+        until("our ztunnel has the snapshot", self.snapshot, 60)
 
     def said(self):
         with open(self.log, errors="replace") as f:

@@ -10,7 +10,7 @@ import urllib.parse
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 INTERVAL_S = 1  # between scrapes
-WINDOW_S = 8  # of a rate; Grafana takes four intervals, which a busy machine may not fill
+WINDOW_S = 20  # of a rate; Grafana takes four intervals, which a busy machine may not fill
 PORT = 19090
 
 

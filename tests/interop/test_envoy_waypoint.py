@@ -156,7 +156,7 @@ class Envoy:
             self.proc = subprocess.Popen(
                 ["ip", "netns", "exec", pod.net.name, ENVOY, "-c", path, "--concurrency", "1", "--disable-hot-restart"],
                 stdout=f, stderr=f, stdin=subprocess.DEVNULL)
-        wait_for("Envoy", lambda: self.ready(pod), 30)
+        wait_for("Envoy", lambda: self.ready(pod), 120)
 
     def ready(self, pod):
         if self.proc.poll() is not None:

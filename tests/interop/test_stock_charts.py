@@ -94,17 +94,17 @@ def pods_are_enrolled_and_speak_hbone_between_nodes(b):
     s.wait_annotated("client", "server")
     client, server = s.ip("client"), s.ip("server")
     b.url = "http://%s:%d/" % (server, PORT)
-    wait_until("the client to reach the server", lambda: s.get("client", b.url)[0], 20, every=0.3)
-    capture = b.lab.node(b.one).capture(b.lab.out + "/hbone.pcap", 4)
+    wait_until("the client to reach the server", lambda: s.get("client", b.url)[0], 90, every=0.3)
+    capture = b.lab.node(b.one).capture(b.lab.out + "/hbone.pcap")
     s.must_get("client", b.url, n=20)
     path = capture.finish()
     seen = wire.summary(path, client, server, cut_ok=True)
     assert seen.packets > 20 and set(seen.ports) == {15008} and not seen.problems, (seen, flows(path))
     assert wire.count_text(path, MARK) == 0, "a plaintext byte on the wire"
     # By name: the chart has DNS captured, so it is ztunnel that answers.
-    s.must_get("client", "http://web.%s/" % s.name, n=3)
+    wait_until("the service by name", lambda: s.get("client", "http://web.%s/" % s.name, n=3)[0], 90, every=0.3)
     # The server is probed by its kubelet though it takes nothing but mutual TLS.
-    assert not s.get("out", b.url, limit="2s")[0]
+    wait_until("plaintext to be refused", lambda: not s.get("out", b.url, limit="2s")[0], 90, every=0.3)
     assert s.pod("server")["status"]["containerStatuses"][0]["ready"]
 
 
@@ -129,8 +129,8 @@ def agents_follow_each_other_under_running_pods(b):
     load = Load(s, "client", b.url, 50, seconds=300)
     b.stack.agent_image(b.stack.stock_agent)
     for n in (b.one, b.two):
-        wait_until("Istio's plugin to be installed on " + n, lambda n=n: b.program(n) != first[n], 30)
-        assert b.chain(n) == ["bridge", "portmap", "istio-cni"], b.chain(n)
+        wait_until("Istio's plugin to be installed on " + n, lambda n=n: b.program(n) != first[n], 90)
+        wait_until("its configuration on " + n, lambda n=n: b.chain(n) == ["bridge", "portmap", "istio-cni"], 90)
         assert "agent_in_pod_network" not in b.host(n, "sh", "-c", "cat /etc/cni/net.d/*"), "our entry is still there"
         assert "istio-cni-kubeconfig" in b.host(n, "ls", "/run/istio-cni")
     s.run(pod("between", node=b.two))
@@ -138,15 +138,15 @@ def agents_follow_each_other_under_running_pods(b):
     s.must_get("client", "http://%s:%d/" % (s.ip("between"), PORT), n=3)
     b.stack.agent_image(b.stack.ours["ambient-agent"])
     for n in (b.one, b.two):
-        wait_until("our plugin to be installed on " + n, lambda n=n: b.program(n) == first[n], 30)
-        assert b.chain(n) == ["bridge", "portmap", "istio-cni"], b.chain(n)
+        wait_until("our plugin to be installed on " + n, lambda n=n: b.program(n) == first[n], 90)
+        wait_until("our configuration on " + n, lambda n=n: b.chain(n) == ["bridge", "portmap", "istio-cni"], 90)
         assert "istio-cni-kubeconfig" not in b.host(n, "ls", "/run/istio-cni"), "Istio's token is still on the node"
     s.run(pod("after", node=b.two))
     s.wait_annotated("client", "server", "between", "after")
     for name in ("client", "server", "between", "after"):
         node = b.lab.node(s.pod(name)["spec"]["nodeName"])
         uid = s.pod(name)["metadata"]["uid"]
-        wait_until("%s to be enrolled by our agent" % name, lambda n=node, u=uid: n.record(u).get("state") == "enrolled", 40)
+        wait_until("%s to be enrolled by our agent" % name, lambda n=node, u=uid: n.record(u).get("state") == "enrolled", 120)
     for name in ("between", "after"):
         s.must_get("client", "http://%s:%d/" % (s.ip(name), PORT), n=3)
     load.faultless(400)
@@ -155,7 +155,7 @@ def agents_follow_each_other_under_running_pods(b):
     s.mode(None)
     s.wait_released("client", "server", "between", "after")
     for name in ("client", "server", "between", "after"):
-        wait_until("no rule to be left in " + name, lambda n=name: b.rules(s, n) == [], 15)
+        wait_until("no rule to be left in " + name, lambda n=name: b.rules(s, n) == [], 90)
     for name in ("server", "between", "after"):
         s.must_get("client", "http://%s:%d/" % (s.ip(name), PORT), n=3)
 
@@ -170,7 +170,7 @@ def ztunnels_follow_each_other_under_running_pods(b):
     s = b.space
     s.mode("ambient")
     s.wait_annotated("client", "server")
-    wait_until("the client to reach the server", lambda: s.get("client", b.url)[0], 20, every=0.3)
+    wait_until("the client to reach the server", lambda: s.get("client", b.url)[0], 90, every=0.3)
     load, start = Load(s, "client", b.url, 50, seconds=600), time.monotonic()
     for image, name in ((b.stack.stock_ztunnel, "with-stock"), (b.stack.ours["ztunnel"], "with-ours")):
         b.stack.ztunnel_image(image)
@@ -188,7 +188,7 @@ def uninstalled_the_nodes_are_as_they_were(b):
     """The DaemonSet goes, as with `helm uninstall`, and with it the plugin; pods start."""
     b.kubectl("-n", charts_lab.NAMESPACE, "delete", "daemonset", "istio-cni-node", "--wait=true")
     for n in (b.one, b.two):
-        wait_until("the plugin to be gone from " + n, lambda n=n: b.program(n) == "", 40)
+        wait_until("the plugin to be gone from " + n, lambda n=n: b.program(n) == "", 120)
         assert b.chain(n) == ["bridge", "portmap"], b.chain(n)
         assert b.left(n) == [], b.left(n)
     s = b.space
@@ -205,11 +205,11 @@ def the_way_back_to_istios_agent_with_nftables(b):
     b.stack.ready()
     s = b.space
     for n in (b.one, b.two):
-        wait_until("the plugin to be back on " + n, lambda n=n: b.chain(n) == ["bridge", "portmap", "istio-cni"], 30)
+        wait_until("the plugin to be back on " + n, lambda n=n: b.chain(n) == ["bridge", "portmap", "istio-cni"], 90)
         assert "agent_in_pod_network" not in b.host(n, "sh", "-c", "cat /etc/cni/net.d/*")
     s.mode("ambient")
     s.wait_annotated("client", "server", "plain")
-    wait_until("the client to reach the server", lambda: s.get("client", b.url)[0], 20, every=0.3)
+    wait_until("the client to reach the server", lambda: s.get("client", b.url)[0], 90, every=0.3)
     load = Load(s, "client", b.url, 50, seconds=300)
     b.stack.agent_image(b.stack.stock_agent)
     s.run(pod("last", node=b.two))
@@ -218,7 +218,7 @@ def the_way_back_to_istios_agent_with_nftables(b):
     s.mode(None)
     s.wait_released("client", "server", "plain", "last")
     for name in ("client", "server", "plain", "last"):
-        wait_until("no rule to be left in " + name, lambda n=name: b.rules(s, n) == [], 15)
+        wait_until("no rule to be left in " + name, lambda n=name: b.rules(s, n) == [], 90)
     s.must_get("client", "http://%s:%d/" % (s.ip("last"), PORT), n=3)
 
 
@@ -271,10 +271,10 @@ def main():
             explain(stack)
         raise
     finally:
-        if bench:
-            bench.lab.close()
         if stack and not a.dir:
             stack.down()
+        elif bench:
+            bench.lab.close()
     return 1 if failed else 0
 
 

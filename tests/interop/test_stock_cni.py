@@ -52,7 +52,7 @@ def stock_plugin_drives_our_agent(w):
     code, out, err = call(w, plugin, conf, p)
     assert code == 0 and json.loads(out)["ips"][0]["address"] == p.ip + "/24", (code, out, err)
     assert w.state(p) == "enrolled" and p.has_rules() and p.listening() == PORTS
-    until("annotated", lambda: c.annotation("app") == "enabled")
+    until("annotated", lambda: c.annotation("app") == "enabled", 60)
     code, out, err = call(w, plugin, conf, q)
     assert code == 0, (out, err)
     assert not q.has_rules() and q.listening() == ()
@@ -111,9 +111,9 @@ class StockAgent:
              "exec chroot %s /install-cni --log_output_level=default:debug" % (self.w.dir, self.root)],
             env=env, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL))
         until("the stock agent listens", lambda: self.alive() and os.path.exists(self.events)
-              and os.path.exists(self.zds), 60)
+              and os.path.exists(self.zds), 120)
         until("its plugin is installed", lambda: self.alive() and os.path.exists(
-            self.root + "/var/run/istio-cni/istio-cni-kubeconfig"), 30)
+            self.root + "/var/run/istio-cni/istio-cni-kubeconfig"), 90)
 
     def alive(self):
         if self.started[-1].poll() is not None:
@@ -154,19 +154,19 @@ def our_plugin_and_ztunnel_with_the_stock_agent(w):
                 code, out, err = call(w, BIN[0] + "/ambient-cni", conf, p)
                 assert code == 0, (code, out, err)
                 assert p.has_rules() and set(PORTS) <= set(p.listening()), (p.rules(), p.listening())
-            until("annotated by the stock agent", lambda: c.annotation("a") == c.annotation("b") == "enabled")
+            until("annotated by the stock agent", lambda: c.annotation("a") == c.annotation("b") == "enabled", 60)
             code, out, err = call(w, BIN[0] + "/ambient-cni", conf, q)
             assert code == 0 and not q.has_rules(), (code, out, err)
-            assert works(a, b)
+            until("traffic", lambda: works(a, b), 60)
             net = Net(a.netns)
             for tcp in (False, True):  # its rules lead there
                 assert dnslab.ask(net, "10.77.0.200", "web", tcp=tcp).ips() == ["10.96.0.9"]
             net.close()
             until("HBONE in our access log", lambda: any(
-                "/sa/sa-a" in l and "/sa/sa-b" in l and ":15008" in l for l in zt.said().splitlines()))
+                "/sa/sa-a" in l and "/sa/sa-b" in l and ":15008" in l for l in zt.said().splitlines()), 60)
             c.label("/api/v1/namespaces/default/pods/b", None)
-            until("released by the stock agent", lambda: not b.has_rules(), 20)
-            until("our ztunnel has let go of it", lambda: b.listening() == (8080,), 20)
+            until("released by the stock agent", lambda: not b.has_rules(), 90)
+            until("our ztunnel has let go of it", lambda: b.listening() == (8080,), 90)
         except BaseException:
             print("# ztunnel: " + zt.said()[-3000:].replace("\n", "\n# "))
             raise
