@@ -157,7 +157,7 @@ class Machine:
 
     def run(self, *command, check=True, stdin=None):
         r = subprocess.run(["nsenter", "-t", str(self.init), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", *command],
-                           capture_output=True, text=True, input=stdin, timeout=60)
+                           capture_output=True, text=True, input=stdin, timeout=120)
         if check and r.returncode != 0:
             raise Failed(f"{' '.join(command)}: exit {r.returncode}: {r.stdout}{r.stderr}")
         return r

@@ -68,7 +68,7 @@ class Server:
         self.up, self.stop = threading.Event(), threading.Event()
         self.open = 0  # connections
         self.thread = InNamespace(machine, "server", self.main)
-        if not self.up.wait(10):
+        if not self.up.wait(30):
             raise Failed(f"the server does not listen: {self.thread.error}")
 
     async def main(self):
