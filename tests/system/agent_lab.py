@@ -22,6 +22,7 @@ from cri.daemon import descriptors  # noqa: E402
 TAG = "ag%d" % os.getpid()
 BIN = [""]
 PORTS = (15001, 15006, 15008)
+ANSWER_S = 30  # the longest that a scripted ztunnel waits for the agent
 
 
 class Skip(Exception):
@@ -35,7 +36,7 @@ def run(*argv, check=True):
     return p.stdout
 
 
-def until(what, fn, seconds=10.0):
+def until(what, fn, seconds=30.0):
     """Polls fn until it gives something true; a wait without a limit is no test."""
     end = time.monotonic() + seconds
     while True:
@@ -119,7 +120,7 @@ class Ztunnel:
 
     def __init__(self, path, hello=b"\x08\x01", held=()):
         self.s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.s.settimeout(10)
+        self.s.settimeout(ANSWER_S)
         self.s.connect(path)
         self.fds = []
         if hello is not None:
@@ -169,10 +170,10 @@ class Ztunnel:
         except socket.timeout:
             return
         finally:
-            self.s.settimeout(10)
+            self.s.settimeout(ANSWER_S)
         raise AssertionError("unexpected packet " + buf.hex())
 
-    def closed(self, seconds=8):
+    def closed(self, seconds=20):
         self.s.settimeout(seconds)
         try:
             while True:
@@ -199,7 +200,7 @@ def v2(held):
 # --- the agent and its surroundings ---
 
 class UnixHTTP(http.client.HTTPConnection):
-    def __init__(self, path, timeout=15):
+    def __init__(self, path, timeout=60):
         super().__init__("localhost", timeout=timeout)
         self.path = path
 
@@ -324,7 +325,7 @@ class World:
             return None
         if self.proc.poll() is None:
             self.proc.send_signal(sig)
-        rc = self.proc.wait(15)
+        rc = self.proc.wait(60)
         self.proc = None
         return rc
 
@@ -398,11 +399,11 @@ class World:
         return descriptors(self.pid())
 
     def count_fds(self):
-        """Smallest of a few looks: our own last request may still be closing."""
+        """Smallest of some looks: our own last request may still be closing, for a while on a busy machine."""
         counts = []
-        for _ in range(5):
+        for _ in range(20):
             counts.append(len(os.listdir("/proc/%d/fd" % self.pid())))
-            time.sleep(0.005)
+            time.sleep(0.015)
         return min(counts)
 
     def journal(self):
@@ -475,7 +476,7 @@ class ServiceManager:
         script = ("import os,sys\nfor i in range(%d): os.dup2(100+i, 3+i, inheritable=True)\n"
                   "os.environ['LISTEN_PID']=str(os.getpid())\nos.execv(sys.argv[1], sys.argv[1:])" % len(fds))
         env = dict(os.environ, NOTIFY_SOCKET=w.dir + "/notify", LISTEN_FDS=str(len(fds)),
-                   LISTEN_FDNAMES=":".join(n for n, _ in fds), WATCHDOG_USEC="400000")
+                   LISTEN_FDNAMES=":".join(n for n, _ in fds), WATCHDOG_USEC="2000000")
         argv = ["nsenter", "--net=/var/run/netns/" + w.host, sys.executable, "-c", script,
                 BIN[0] + "/ambient-agent", "--manifests", w.dir + "/m", "--cni-agent-run-dir",
                 w.dir + "/run", "--ztunnel-uds-address", w.zds, "--host-probes=off"]
@@ -517,7 +518,7 @@ def z_serve(z):
     except socket.timeout:
         pass
     finally:
-        z.s.settimeout(10)
+        z.s.settimeout(ANSWER_S)
     return False
 
 

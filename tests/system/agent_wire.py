@@ -28,7 +28,7 @@ class Talker(threading.Thread):
         self.path, self.plain, self.tries, self.over = pod.path, 0, 0, False
         self.up = threading.Event()
         self.start()
-        assert self.up.wait(5)
+        assert self.up.wait(30)
 
     def run(self):
         fd = os.open(self.path, os.O_RDONLY)
@@ -64,7 +64,7 @@ class Talker(threading.Thread):
 
     def stop(self):
         self.over = True
-        self.join(5)
+        self.join(30)
 
 
 @contextlib.contextmanager

@@ -156,7 +156,7 @@ class Conn(threading.Thread):
 
     def run(self):
         try:
-            self.sock.settimeout(5)
+            self.sock.settimeout(30)
             self.sock = self.api.tls.wrap_socket(self.sock, server_side=True)
             self.api.handshakes += 1
             self.sock.setblocking(False)
@@ -248,7 +248,7 @@ class Api:
         self.tls.set_alpn_protocols(self.alpn)
         up = threading.Event()
         threading.Thread(target=self.accept, args=(up,), daemon=True).start()
-        assert up.wait(5), "the API server does not listen"
+        assert up.wait(30), "the API server does not listen"
         return self
 
     def accept(self, up):
@@ -491,7 +491,9 @@ def kubeconfig(path, server, ca_file, token=None, token_file=None, user=None, **
 # --- what both test programs use ---
 
 def serve(z):
-    """A ztunnel that says yes to everything, in the background."""
+    """A ztunnel that says yes to everything, in the background, for as long as the test takes."""
+    z.s.settimeout(600)
+
     def work():
         try:
             while True:

@@ -65,9 +65,9 @@ class Cluster:
         if self.procs["api"].poll() is not None:
             with open(self.w.dir + "/api.log", errors="replace") as f:
                 raise AssertionError("kube-apiserver ended: " + f.read()[-2000:])
-        try:
-            return self.call("GET", "/readyz")[0] == 200
-        except OSError:
+        try:  # the namespace is made in the background, and may come after the server says that it is ready
+            return self.call("GET", "/readyz")[0] == self.call("GET", "/api/v1/namespaces/default")[0] == 200
+        except (OSError, http.client.HTTPException):
             return False
 
     def end(self, name):
@@ -96,7 +96,7 @@ class Cluster:
                 data = r.read()
                 c.close()
                 out.append((r.status, json.loads(data) if data[:1] == b"{" else data))
-            except OSError as e:
+            except (OSError, http.client.HTTPException) as e:
                 out.append(e)
             finally:
                 os.close(fd)

@@ -3,6 +3,7 @@
 """test_agent.py: ambient-agent's verbs, decisions and manifests, with a scripted ztunnel. Run as root."""
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -49,7 +50,7 @@ def v1_transcript_byte_for_byte(w):
         got, fds = peer.recv()
         assert got == b"\x12\x26\x12\x24" + uid and not fds, got
         peer.ack()
-    assert p.clean(), p.rules()
+    until("nothing is left", p.clean)
 
 
 @test
@@ -72,18 +73,18 @@ def v2_hands_over_sockets_that_accept(w):
             assert s.getsockopt(socket.SOL_IP, 19) == 1, "IP_TRANSPARENT"
     # what comes while nobody accepts waits, and is then accepted
     client = subprocess.Popen(["ip", "netns", "exec", p.netns, sys.executable, "-c",
-                               "import socket;s=socket.create_connection(('127.0.0.1',15008),5);"
+                               "import socket;s=socket.create_connection(('127.0.0.1',15008),60);"
                                "s.sendall(b'hello');print(s.recv(9).decode())"],
                               stdout=subprocess.PIPE)
     with socket.socket(fileno=os.dup(fds[3])) as s:
-        s.settimeout(5)
+        s.settimeout(30)
         until("connection queued", lambda: "ESTAB" in run("ip", "netns", "exec", p.netns, "ss", "-Htn"))
         c, _ = s.accept()
-        c.settimeout(5)
+        c.settimeout(30)
         assert c.recv(5) == b"hello"
         c.sendall(b"answered!")
         c.close()
-    assert client.communicate(timeout=5)[0].strip() == b"answered!"
+    assert client.communicate(timeout=60)[0].strip() == b"answered!"
     st = w.pod(p)
     assert st["custody"] and st["rules"] == "present" and st["sockets"] == [str(x) for x in PORTS], st
     assert st["serviceAccount"] == "sa-app" and st["netnsInode"] == os.stat(p.path).st_ino
@@ -110,7 +111,7 @@ def ztunnel_refuses_rolls_everything_back(w):
     z.expect(2)
     z.ack()
     z.close()
-    assert p.clean() and w.journal() == [], p.rules()
+    until("nothing is left", lambda: p.clean() and w.journal() == [])
     until("descriptors are back", lambda: w.count_fds() <= before)
 
 
@@ -124,13 +125,13 @@ def ztunnel_that_never_answers(w):
     t = time.monotonic()
     status, a = w.cni(p.event(deadlineMs=700))
     assert (status, a["code"]) == (503, 11) and "in time" in a["msg"], a
-    assert time.monotonic() - t < 3
+    assert time.monotonic() - t < 8  # a plugin's own limit is 9 s
     # (the sockets of the unread Add are in the connection's queue until it is closed)
     assert not p.has_rules() and not p.routed() and w.journal() == []
     # the connection whose answer is missing is closed: a late one would be taken for another's
     assert z.closed()
     z.close()
-    assert p.clean()
+    until("its sockets are gone", p.clean)
 
 
 @test
@@ -182,7 +183,7 @@ def grace_after_ztunnel_left(w):
     w.namespace(mode="ambient")
     p, q = Pod(w, "one"), Pod(w, "two")
     w.put("p.yaml", p.manifest(), q.manifest())
-    w.start("--ztunnel-grace", "2s")
+    w.start("--ztunnel-grace", "5s")
     z = w.ready_ztunnel(V2)
     z.close()
     until("gone", lambda: w.status()["ztunnels"] == [])
@@ -208,16 +209,22 @@ def unknown_is_an_error_never_outside(w):
     t = time.monotonic()
     status, a = w.cni(p.event())
     assert (status, a["code"]) == (409, 11) and "not known" in a["msg"], a
-    assert 0.5 < time.monotonic() - t < 4
+    assert 0.5 < time.monotonic() - t < 8
     assert p.clean() and w.journal() == []
     # the namespace may be missing as well
     q = Pod(w, "app2", ns="other")
     w.put("q.yaml", q.manifest())
     status, a = w.cni(q.event())
     assert (status, a["code"]) == (409, 11) and "namespace other" in a["msg"], a
-    # it may come while we wait
-    c = w.begin(p.event())
-    w.put("p.yaml", p.manifest())
+    # it may come while we wait, which is a second: the machine may pause for longer
+    for _ in range(5):
+        c = w.begin(p.event())
+        w.put("p.yaml", p.manifest())
+        if select.select([z.s, c.sock], [], [], 30)[0] == [z.s]:
+            break
+        assert w.end(c)[0] == 409
+        os.unlink(w.dir + "/m/p.yaml")
+        until("it is unknown again", lambda: w.status()["source"]["pods"] == 1)
     z.expect(1)
     z.ack()
     assert w.end(c)[1]["outcome"] == "enrolled"
@@ -434,7 +441,7 @@ def pod_deleted_while_being_added(w):
     z.ack()
     z.quiet()
     z.close()
-    assert p.clean() and w.journal() == []
+    until("nothing is left", lambda: p.clean() and w.journal() == [])
 
 
 @test
@@ -453,7 +460,7 @@ def garbage_collection(w):
     z.expect(2)
     z.ack()
     z.close()
-    assert w.journal() == [] and p.clean()
+    until("nothing is left", lambda: w.journal() == [] and p.clean())
 
 
 # --- the stock plugin ---
@@ -566,7 +573,7 @@ def manifest_directory_may_come_late(w):
     w.proc = subprocess.Popen(["nsenter", "--net=/var/run/netns/" + w.host, BIN[0] + "/ambient-agent",
                                "--manifests", w.dir + "/m", "--cni-agent-run-dir", w.dir + "/run",
                                "--ztunnel-uds-address", w.zds, "--host-probes=off"], stderr=w.log)
-    until("serves", lambda: os.path.exists(w.sock))
+    until("serves", w.answers)
     status, a = w.cni({"command": "STATUS"})
     assert (status, a["code"]) == (503, 50) and "read" in a["msg"], a
     assert w.cni(p.event())[1]["code"] == 50

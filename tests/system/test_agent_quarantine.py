@@ -265,7 +265,7 @@ def unlabelled_and_deleted_while_quarantined(w):
         until("forgotten", lambda: w.state(q) == "none")
         assert q.has_rules()
         last.end()
-        assert w.count_fds() <= fds
+        until("no descriptor is left over", lambda: w.count_fds() <= fds)
 
 
 @test

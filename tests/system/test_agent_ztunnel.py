@@ -40,7 +40,7 @@ class RealZtunnel:
             ["nsenter", "--net=/var/run/netns/" + self.w.host, BIN[0] + "/ztunnel"],
             stderr=self.w.log, stdout=self.w.log, stdin=subprocess.DEVNULL, env=env)
         until("ztunnel has its snapshot", lambda: self.alive() and any(
-            z["snapshot"] and z["pid"] == self.proc.pid for z in self.w.status()["ztunnels"]), 20)
+            z["snapshot"] and z["pid"] == self.proc.pid for z in self.w.status()["ztunnels"]), 60)
         return self
 
     def alive(self):
@@ -51,7 +51,7 @@ class RealZtunnel:
     def kill(self, sig=signal.SIGKILL):
         if self.proc is not None:
             self.proc.send_signal(sig)
-            self.proc.wait(20)
+            self.proc.wait(60)
             self.proc = None
 
 
@@ -63,14 +63,14 @@ def plugin(w, pod, command="ADD"):
            "CNI_IFNAME": "eth0", "CNI_PATH": BIN[0], "PATH": os.environ["PATH"],
            "CNI_ARGS": "K8S_POD_NAME=%s;K8S_POD_NAMESPACE=%s;K8S_POD_UID=%s" % (pod.name, pod.ns, pod.uid)}
     p = subprocess.run([BIN[0] + "/ambient-cni"], input=json.dumps(conf), env=env, text=True,
-                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, timeout=20)
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, timeout=60)
     assert p.returncode == 0, (p.stdout, p.stderr)
     return p.stdout
 
 
 def served(pod, port=15008):
     """True if a plain connection to the port is accepted and then ended by a program."""
-    code = ("import socket;s=socket.create_connection(('%s',%d),3);s.settimeout(8);"
+    code = ("import socket;s=socket.create_connection(('%s',%d),20);s.settimeout(8);"
             "s.sendall(b'not tls\\r\\n\\r\\n');print(len(s.recv(100)))" % (pod.ip, port))
     out = run("nsenter", "--net=" + pod.path, sys.executable, "-c", code, check=False)
     return "Error" not in out or "ConnectionResetError" in out
@@ -111,13 +111,13 @@ def ztunnel_killed_and_back(w):
             z.kill()
             # nobody is there; the connection is queued, and served by the next ztunnel
             c = subprocess.Popen(["nsenter", "--net=" + p.path, sys.executable, "-c",
-                                  "import socket;s=socket.create_connection(('%s',15008),3);"
-                                  "s.settimeout(20);s.sendall(b'x'*64);\ntry: s.recv(9)\n"
+                                  "import socket;s=socket.create_connection(('%s',15008),20);"
+                                  "s.settimeout(90);s.sendall(b'x'*64);\ntry: s.recv(9)\n"
                                   "except ConnectionResetError: pass\nprint('ended')" % p.ip],
                                  stdout=subprocess.PIPE)
             until("queued", lambda: "ESTAB" in run("nsenter", "--net=" + p.path, "ss", "-Htn"))
             z.start()
-            assert c.communicate(timeout=20)[0].strip() == b"ended"
+            assert c.communicate(timeout=90)[0].strip() == b"ended"
         assert w.state(p) == "enrolled"
     finally:
         z.kill()
@@ -165,8 +165,8 @@ def certificate_comes_back_to_the_next_ztunnel(w):
         # the agent forgets, and gets it anew
         w.stop(signal.SIGKILL)
         w.start()
-        until("it is kept", lambda: any("memfd:ambient-credential" in l for l in w.open_fds()), 20)
-        until("enrolled", lambda: w.state(p) == "enrolled", 20)
+        until("it is kept", lambda: any("memfd:ambient-credential" in l for l in w.open_fds()))
+        until("enrolled", lambda: w.state(p) == "enrolled")
         z.kill()
         z.start()
         until("used again", lambda: w.logged().count(used) == 2)

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import random
+import select
 import shutil
 import socket
 import struct
@@ -359,7 +360,7 @@ def add_request():
     equal(request.headers["content-type"], "application/json", "content-type")
     body = request.json()
     deadline = body.pop("deadlineMs")
-    equal(8000 < deadline <= 9000, True, f"deadlineMs {deadline}")
+    equal(5000 < deadline <= 9000, True, f"deadlineMs {deadline}")
     equal(body, {"command": "ADD", "containerID": "c-1", "netns": lab.netns, "ifname": "eth0", "podName": "web-1",
                  "podNamespace": "shop", "podUID": "uid-1", "ips": ["10.1.2.3/24", "fd00::2/64"]}, "body")
 
@@ -394,7 +395,7 @@ def add_not_understood():
             lab.call("ADD").failed(999, "not understood", "systemctl status ambient-agent", lab.socket())
 
 
-LITTLE = "190ms"  # half of it is less than the plugin's pause: an agent that is away is asked once
+LITTLE = "2s"  # half of it is spent on asking again
 
 
 def wait_for_sleep(pid):
@@ -541,9 +542,9 @@ def agent_hangs():
 
     for behave, part in ((silent, "did not answer in time"), (half, "did not finish its answer"), (drip, "its answer")):
         with Agent(lab.socket(), behave) as agent:
-            r = lab.call("ADD", lab.conf(timeout="400ms"))
-            r.failed(11, part, "limit 400 ms", "key timeout", "ambient-agent")
-            equal(0.4 <= r.seconds < 10, True, f"took {r.seconds:.2f} s")
+            r = lab.call("ADD", lab.conf(timeout="2s"))
+            r.failed(11, part, "limit 2000 ms", "key timeout", "ambient-agent")
+            equal(2 <= r.seconds < 20, True, f"took {r.seconds:.2f} s")
 
 
 @test("agent hangs: a full queue of connections is waited for no longer than the limit")
@@ -561,9 +562,9 @@ def agent_full_queue():
         except BlockingIOError:
             pass
         try:
-            r = lab.call("ADD", lab.conf(timeout="300ms"))
-            r.failed(11, "does not accept connections", "limit 300 ms")
-            equal(0.3 <= r.seconds < 10, True, f"took {r.seconds:.2f} s")
+            r = lab.call("ADD", lab.conf(timeout="2s"))
+            r.failed(11, "does not accept connections", "limit 2000 ms")
+            equal(2 <= r.seconds < 20, True, f"took {r.seconds:.2f} s")
         finally:
             for s in waiting:
                 s.close()
@@ -589,10 +590,12 @@ def agent_does_not_read():
             process = lab.start("ADD")
             process.stdin.write(json.dumps(lab.conf(timeout=LITTLE)).encode())
             process.stdin.close()
-            connection, _ = listener.accept()
-            connection.recv(1, socket.MSG_PEEK)  # the request is there, and stays unread
-            connection.sendall(answer)
-            connection.close()
+            while process.poll() is None:
+                if select.select([listener], [], [], 0.02)[0]:
+                    connection, _ = listener.accept()
+                    connection.recv(1, socket.MSG_PEEK)  # the request is there, and stays unread
+                    connection.sendall(answer)
+                    connection.close()
             Result(process.wait(20), process.stdout.read(), process.stderr.read(), 0).failed(code, part)
             process.stdout.close()
             process.stderr.close()
@@ -761,10 +764,10 @@ def delete_is_quick():
 
 @test("standard input that never ends is an error after ten seconds, not a hang")
 def stdin_hangs():
+    begin = time.monotonic()
     process = lab.start("ADD")
     process.stdin.write(b'{"cniVersion":"1.1.0"')
     process.stdin.flush()
-    begin = time.monotonic()
     equal(process.wait(timeout=60), 1, "exit status")
     equal(time.monotonic() - begin > 9, True, "waited")
     Result(1, process.stdout.read(), b"", 0).failed(5, "standard input", "did not come in time")

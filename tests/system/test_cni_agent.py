@@ -31,7 +31,7 @@ class Node:
         w.start()
         if self.with_ztunnel:
             self.z = w.ready_ztunnel(V2)
-            self.z.s.settimeout(120)
+            self.z.s.settimeout(600)
             threading.Thread(target=self.acknowledge, daemon=True).start()
         return self
 
@@ -96,7 +96,7 @@ def add_outside():
 def add_unknown():
     with Node() as n:
         stranger = Pod(n.world, "stranger")
-        n.call("ADD", stranger, conf={"timeout": "2s"}).failed(11, "stranger")
+        n.call("ADD", stranger, conf={"timeout": "20s"}).failed(11, "stranger")
         equal(stranger.clean(), True, "untouched")
 
 

@@ -87,7 +87,7 @@ def rules_of_one_pod(w):
     assert pod["rules"] == "absent" and not pod["wanted"] and pod["lines"] == [] and pod["sockets"] == [], pod
     nft(out, "add", "table", "inet", "istio-ambient-nat")
     assert states(rules(w, "default/out")[1]["pods"][0]) == {"unexpected"}
-    assert w.count_fds() == fds
+    until("no descriptor is left over", lambda: w.count_fds() == fds)
     assert "no rules, as it should be" not in ctl(w, "rules", "default/out", code=1)
     nft(out, "delete", "table", "inet", "istio-ambient-nat")
     assert "no rules, as it should be" in ctl(w, "rules", "default/out")
