@@ -113,7 +113,7 @@ class Pod:
             try:
                 os.rmdir(d)
             except OSError as e:
-                if e.errno != errno.EBUSY:  # another sandbox of the same pod
+                if e.errno not in (errno.EBUSY, errno.ENOENT):  # another sandbox of the same pod; gone by itself
                     raise
 
 

@@ -54,7 +54,7 @@ class Agent(Daemon):
 
     def status(self):
         """The document of GET /v1/status; None while nobody answers."""
-        code, body = _get(_UnixConnection(EVENT_SOCKET, 5), "/v1/status")
+        code, body = _get(_UnixConnection(EVENT_SOCKET, 30), "/v1/status")
         return json.loads(body) if code == 200 else None
 
     def pod(self, pod):
@@ -106,7 +106,7 @@ class Ztunnel(Daemon):
 
     @staticmethod
     def get(port, path):
-        return _get(http.client.HTTPConnection("127.0.0.1", port, timeout=5), path)
+        return _get(http.client.HTTPConnection("127.0.0.1", port, timeout=30), path)
 
     def dump(self):
         return json.loads(self.get(15000, "/config_dump")[1])

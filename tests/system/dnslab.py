@@ -79,6 +79,7 @@ class Resolver:
 
     def __init__(self, net, addr):
         self.net, self.addr, self.asked, self.lock, self.open = net, addr, [], threading.Lock(), True
+        self.seen = set()  # names that were asked
         self.zone = {}  # names that are not by their first label: addresses, TTL, rcode
         self.others = None  # the rcode for all names that are not in the zone, instead of what their first label says
         family = socket.AF_INET6 if ":" in addr else socket.AF_INET
@@ -106,7 +107,8 @@ class Resolver:
         name, qtype = q.question
         with self.lock:
             self.asked.append((name, tcp, peer))
-            first = sum(n == name for n, *_ in self.asked) == 1
+            first = name not in self.seen
+            self.seen.add(name)
         what = name.split(".")[0].lower()
         question = name_bytes(name) + struct.pack(">HH", qtype, 1)
 

@@ -32,7 +32,7 @@ def new_pod_opens_connections_before_istiod_names_it():
         start = time.monotonic()
         check(works(c, s.b.ip), "the first connection")
         took = time.monotonic() - start
-        check(took < 1, "it took %.2f s" % took)
+        check(took < 4, "it took %.2f s, and istiod is waited for 5" % took)
         wait_for("its record", lambda: s.zt.lines("connection complete", "src.addr=%s:" % c.ip,
                                                   'src.identity="%s"' % c.identity))
         start = time.monotonic()
@@ -58,10 +58,10 @@ def slow_ca_does_not_delay_the_agent():
         c = s.lab.pod("c", 9)
         start = time.monotonic()
         check(s.lab.agent.add(c) == "")
-        check(time.monotonic() - start < 1, "the agent's answer")
+        check(time.monotonic() - start < 4, "the agent's answer")
         start = time.monotonic()
         check(refused(c, s.b.ip))
-        check(4 < time.monotonic() - start < 8, "it waited as long as for its workload")
+        check(4 < time.monotonic() - start < 15, "it waited as long as for its workload")
         s.zt.wait_line("identity error: no certificate yet for workload: default/c")
         s.istiod.release_ca()
         wait_for("traffic", lambda: works(c, s.b.ip))
@@ -72,7 +72,7 @@ def certificate_that_has_expired_is_not_used():
     """The CA is away until the end of a certificate: it serves to its end, then connections are refused with a clear log."""
     with Site() as s:
         wait_for("traffic", s.works)
-        s.istiod.life = 4
+        s.istiod.life = 8
         c = s.lab.pod("c", 9)
         check(s.lab.agent.add(c) == "")
         s.zt.wait_line("certificate issued", "sa/c", "valid_for=")
@@ -91,6 +91,15 @@ def certificate_that_has_expired_is_not_used():
 
 def kept(s):
     return os.path.join(s.lab.dir, "kept", "ztunnel.mesh")
+
+
+def wait_kept(s, *words):
+    """What came last is written a little later."""
+    def look():
+        with open(kept(s), "rb") as f:
+            data = f.read()
+        return all(x in data for x in words)
+    wait_for("the file to have %s" % (words,), look)
 
 
 def restart_killed(s, wait=True, **env):
@@ -114,10 +123,9 @@ def restarted_without_istiod_serves_and_enforces():
         check(s.istiod.push(ADDRESS, [s.uid_a]) == "")
         wait_for("the denial", lambda: refused(s.a, s.b.ip, 8082))
         wait_for("the one that is missing", lambda: refused(s.b, s.a.ip, 8083))
-        wait_for("the file", lambda: os.path.exists(kept(s)))
+        wait_kept(s, b"default/no", b"default/never-seen")
         check(os.stat(kept(s)).st_mode & 0o7777 == 0o600)
         check(s.zt.dump()["localState"]["keptIn"] == kept(s), s.zt.dump()["localState"])
-        time.sleep(0.5)  # what came last is written after a tenth
         s.istiod.down()
         start = time.monotonic()
         restart_killed(s)
@@ -142,7 +150,8 @@ def restarted_without_istiod_serves_and_enforces():
         have = {v.key.decode() for r in s.istiod.requests[:2] for v in r.initial_resource_versions}
         check({"default/no", s.uid_a, s.uid_b} <= have, have)
         wait_for("it to be ready", s.zt.ready)
-        check(not s.zt.dump()["localState"]["stale"] and s.zt.metric("ambient_state_stale_seconds") == 0)
+        wait_for("the end of it to be told", lambda: not s.zt.dump()["localState"]["stale"] and
+                 s.zt.metric("ambient_state_stale_seconds") == 0)
         s.end()
 
 
@@ -172,13 +181,13 @@ def everything_away_known_pods_talk():
         check(s.istiod.push(POLICY, ["default/no"]) == "")
         s.b.serve(8082, double_echo)
         wait_for("the denial", lambda: refused(s.a, s.b.ip, 8082))
-        time.sleep(0.5)
+        wait_kept(s, b"default/no")
         s.istiod.down()
         log = s.zt
         restart_killed(s)
         check(works(s.a, s.b.ip), "mTLS with what the agent kept")
         check(refused(s.a, s.b.ip, 8082), "the DENY is in force")
-        check(len(s.zt.lines("the certificate of before is used")) == 2)
+        wait_for("both to be said", lambda: len(s.zt.lines("the certificate of before is used")) == 2)
         wait_for("their records", lambda: s.zt.lines("connection complete", 'src.identity="%s"' % s.a.identity,
                                                      'dst.identity="%s"' % s.b.identity))
         c = s.lab.pod("c", 9)  # new: it waits for state and CA
@@ -216,8 +225,8 @@ def credentials_are_looked_at():
             restart_killed(s)
             if why:
                 s.zt.wait_line("what the agent kept is not used", why)
+            s.zt.wait_line("the certificate of before is used", "sa/b")
             check(not s.zt.lines("the certificate of before is used", "sa/a"), why)
-            check(s.zt.lines("the certificate of before is used", "sa/b"), why)
             os.close(fd)
         s.lab.agent.kept[s.a.identity] = own
         restart_killed(s)
@@ -229,7 +238,7 @@ def credential_that_ended_meanwhile():
     """The certificate's life ends while the CA is away: connections are refused, and the log says so."""
     with Site(version=3, prepare=from_file, XDS_ADDRESS="", CA_ADDRESS="https://localhost:15012") as s:
         wait_for("traffic", s.works)
-        s.istiod.life = 6
+        s.istiod.life = 15
         c = s.lab.pod("c", 9)
         s.lab.reload(s.zt)
         check(s.lab.agent.add(c) == "")
@@ -238,7 +247,7 @@ def credential_that_ended_meanwhile():
         s.istiod.down()
         restart_killed(s)
         check(works(c, s.b.ip), "it is valid still")
-        s.zt.wait_line("the certificate has expired", "connections are refused", "sa/c")
+        s.zt.wait_line("the certificate has expired", "connections are refused", "sa/c", timeout=60)
         restart_killed(s)
         s.zt.wait_line("what the agent kept is not used", "expired", "default/c")
         check(refused(c, s.b.ip) and works(s.a, s.b.ip), "its own connections only")

@@ -124,7 +124,7 @@ def codes():
     s = Site(answer, pods=["p%d" % i for i in range(17)])
     try:
         for c in CODES:
-            s.zt.wait_line("%s: because of it" % c, "retry=", timeout=30)
+            s.zt.wait_line("%s: because of it" % c, "retry=", timeout=60)
         check(s.zt.lines("UNAUTHENTICATED", "istiod's log has the reason"))
         check(s.zt.lines("PERMISSION_DENIED", "CA_TRUSTED_NODE_ACCOUNTS"))
         wait_for("all certificates", lambda: len(s.zt.lines("certificate issued")) == 17, 60)
@@ -177,8 +177,8 @@ def wrong_answers():
     s = Site(answer, pods=["p%d" % i for i in range(len(rows))])
     try:
         for want, _ in rows:
-            s.zt.wait_line("no certificate from the Istio CA", want, timeout=40)
-        check(s.zt.metric("ambient_ca_failures_total") == len(rows), s.zt.metric("ambient_ca_failures_total"))
+            s.zt.wait_line("no certificate from the Istio CA", want, timeout=60)
+        wait_for("all to be counted", lambda: s.zt.metric("ambient_ca_failures_total") == len(rows))
         wait_for("all certificates", lambda: len(s.zt.lines("certificate issued")) == len(rows), 90)
         check(s.works())
         check(s.zt.stop() == 0, s.zt.log()[-3000:])
@@ -218,13 +218,13 @@ def keeps_what_is_valid():
         s.lab.pod("c", 9)
         s.lab.state()
         check(s.lab.agent.add(s.lab.pods[-1]) == "")
-        s.zt.wait_line("certificate issued", "sa/c", "valid_for=8s")
+        s.zt.wait_line("certificate issued", "sa/c", "valid_for=")
         s.server.close()
-        s.zt.wait_line("the present one stays in use", "Connection refused", "sa/c", timeout=30)
+        s.zt.wait_line("the present one stays in use", "Connection refused", "sa/c", timeout=60)
         check(s.works(), "without a CA")
         s.life = 3600
         s.up()
-        s.zt.wait_line("certificate renewed", "sa/c", timeout=40)
+        s.zt.wait_line("certificate renewed", "sa/c", timeout=60)
         check(s.zt.stop() == 0, s.zt.log()[-3000:])
     finally:
         s.close()
@@ -252,7 +252,7 @@ def token_and_roots_rotate():
         check(s.lab.agent.add(s.lab.pods[-1]) == "")
         s.zt.wait_line("token: %s is empty" % s.token_path)
         s.write(s.token_path, "third-token")
-        s.zt.wait_line("certificate issued", "sa/d", timeout=30)
+        s.zt.wait_line("certificate issued", "sa/d", timeout=60)
         check(s.zt.stop() == 0, s.zt.log()[-3000:])
     finally:
         s.close()

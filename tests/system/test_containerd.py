@@ -26,9 +26,9 @@ from tap import Tap  # noqa: E402
 
 GRACE_S = 2
 NEEDED = ("containerd", "runc")
-DEL_LIMIT_S = 5
+DEL_LIMIT_S = 9  # an ADD waits for 10
 BURST = 20
-PRUNE_LIMIT_S = 40
+PRUNE_LIMIT_S = 90
 
 
 def refused(pod):
@@ -133,7 +133,7 @@ def unknown_pod(x):
     x.pods["unknown"] = p
     x.manifests.pod(p)
     # The runtime retries, as the kubelet does.
-    wait_until("the retried sandbox", lambda: retry(p), 20, every=0.2)
+    wait_until("the retried sandbox", lambda: retry(p), every=0.2)
     enrolled(x, p)
     x.remove(p)
 
@@ -272,7 +272,7 @@ def ztunnel_away(x):
     """After the grace period a node without ztunnel takes no more pods, and says so."""
     x.ztunnel.stop()
     wait_until("the agent not to be ready", lambda: not x.agent.status()["ready"],
-               GRACE_S + 10, x.agent.alive)
+               GRACE_S + 60, x.agent.alive)
     p = x.pod("late", "shop", run=False)
     has(refused(p), 'plugin type="ambient-cni" failed (add)', "ztunnel")
     x.ztunnel.start()
@@ -411,7 +411,7 @@ def bad_netconf(x):
         lambda t: t if "soon" in t else p.remove())(refused(p)), every=0.2)
     has(said, 'plugin type="ambient-cni" failed (add)', "timeout", "duration")
     x.node.set_chain([product.PLUGIN])
-    wait_until("the retried sandbox", lambda: retry(p), 20, every=0.2)
+    wait_until("the retried sandbox", lambda: retry(p), every=0.2)
     enrolled(x, p)
     x.remove(p)
 
@@ -421,13 +421,13 @@ def leftovers(x, fds):
         x.remove(p)
     x.write_state()
     x.agent.wait_forgotten()
-    same(x.node.leftovers(), [], "on the node")
+    wait_until("the node to be empty (now %s)" % x.node.leftovers(), lambda: x.node.leftovers() == [])
     same(x.agent.journal(), [], "in the journal")
     wait_until("the agent's descriptors to be as before: %s (now %s)"
                % (fds, product.descriptors(x.agent)), lambda: product.descriptors(x.agent) == fds)
     own = os.readlink("/proc/self/ns/net")
-    same([f for f in x.ztunnel.fds() if f.startswith("net:") and f != own], [],
-         "namespaces held by ztunnel")
+    wait_until("ztunnel to hold no namespace", lambda: not [
+        f for f in x.ztunnel.fds() if f.startswith("net:") and f != own])
     # An agent that was killed prunes the entries of pods that went meanwhile some time after its start.
     wait_until("the probe exemptions to go (now %s)" % product.host_probes(),
                lambda: product.host_probes() == [], PRUNE_LIMIT_S, every=0.2)
@@ -505,7 +505,7 @@ def main():
     work = private.enter()
     tap = Tap()
     x = lab.Lab(os.path.abspath(a.bin), tempfile.mkdtemp(dir=work),
-                {"AMBIENT_ZTUNNEL_GRACE": "%ds" % GRACE_S, "AMBIENT_RELEASE_LIMIT": "6s"})
+                {"AMBIENT_ZTUNNEL_GRACE": "%ds" % GRACE_S, "AMBIENT_RELEASE_LIMIT": "15s"})
     x.manifests.namespace("shop", "ambient")
     x.manifests.namespace("legacy")
     try:

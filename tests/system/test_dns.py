@@ -258,10 +258,10 @@ def a_dead_resolver():
     try:
         # every worker has heard of it
         wait_for("the second to be asked", lambda: asked_anew(s, s.second, "new") > 4)
-        before = time.monotonic()
         for tcp in (False, True):
+            before = time.monotonic()
             check(ask(s.b.net, "10.77.0.1", "ok.next%d" % tcp, tcp=tcp).ips() == ["192.0.2.1"], s.zt.log()[-2000:])
-        check(time.monotonic() - before < 4.5, time.monotonic() - before)
+            check(time.monotonic() - before < 4.9, time.monotonic() - before)
         check(s.second.count("ok.next0") == 1 and s.second.count("ok.next1") == 1, s.second.asked)
         s.use("10.77.0.1", "10.77.0.99", options="timeout:5 attempts:2")
         s.zt.wait_line("asked of 10.77.0.1:53,10.77.0.99:53")
@@ -269,8 +269,9 @@ def a_dead_resolver():
         check(ask(s.b.net, "10.77.0.1", "fail.both").rcode == SERVFAIL)
         check(s.resolver.count("fail.both") == 1 and s.second.count("fail.both") == 1, s.second.asked)
     finally:
+        said = len(s.zt.lines("asked of 10.77.0.1:53 ("))
         s.use("10.77.0.1")
-        s.zt.wait_line("asked of 10.77.0.1:53 (")
+        wait_for("the first alone again", lambda: len(s.zt.lines("asked of 10.77.0.1:53 (")) > said)
         time.sleep(0.1)
 
 
@@ -302,7 +303,7 @@ def what_is_said_about_it():
     ask(s.a.net, "10.77.0.1", "web")
     ask(s.a.net, "10.77.0.1", "ok.metric")
     ask(s.a.net, "10.77.0.1", "dead.metric")
-    check([b - a for a, b in zip(before, counts())] == [3, 2, 1, 2], before, counts())
+    wait_for("all to be counted", lambda: [b - a for a, b in zip(before, counts())] == [3, 2, 1, 2])
     check(s.zt.metric("istio_dns_requests_total", request_query_type="mx", request_protocol="tcp") > 0)
     text = s.zt.http(15020, "/metrics")[1]
     check('istio_dns_upstream_request_duration_seconds_bucket{request_query_type="a",request_protocol="udp",'

@@ -192,7 +192,7 @@ def fails(w, status, *words):
     r = w.once("--file", w.file)
     check(r.returncode == status and all(x in r.stderr for x in words), r.returncode, r.stderr)
     check(not os.path.exists(w.file), "a file was written")
-    check(time.monotonic() - began < 8, "it took too long to say so")
+    check(time.monotonic() - began < 25, "it was tried again for its 30 seconds")
 
 
 @within()
@@ -267,7 +267,7 @@ def watch__follows_and_writes_only_news(w):
     wait_for("the file", lambda: w.names() == ["web"])
     first = os.stat(w.file).st_ino
     at = w.api.put("pods", pod("db", "10.0.0.3", annotations=HBONE))
-    wait_for("the second pod", lambda: w.names() == ["db", "web"], 5)
+    wait_for("the second pod", lambda: w.names() == ["db", "web"])
     print("# from the change at the API server to the new file: %.0f ms" % ((time.monotonic() - at) * 1000))
     second = os.stat(w.file).st_ino
     check(first != second, "the file was changed in place")
@@ -275,11 +275,11 @@ def watch__follows_and_writes_only_news(w):
     w.api.change("pods", "default", "db", lambda o: o["metadata"].update(managedFields=[{"x": 1}]))
     w.api.change("pods", "default", "db", lambda o: o["metadata"]["labels"].update({"nobody": "selects-this"}))
     w.api.put("pods", pod("last", "10.0.0.4"))
-    wait_for("the third pod", lambda: "last" in w.names(), 5)
+    wait_for("the third pod", lambda: "last" in w.names())
     w.api.delete("pods", "default", "last")
-    wait_for("it is gone", lambda: w.names() == ["db", "web"], 5)
+    wait_for("it is gone", lambda: w.names() == ["db", "web"])
     w.api.change("pods", "default", "db", lambda o: o["status"].update(phase="Succeeded"))
-    wait_for("it has ended", lambda: w.names() == ["web"], 5)
+    wait_for("it has ended", lambda: w.names() == ["web"])
 
 
 @within()
@@ -290,11 +290,11 @@ def watch__burst_is_few_writes(w):
     for i in range(400):
         w.api.put("pods", pod("p%03d" % i, "10.1.%d.%d" % (i // 250, i % 250 + 1)))
         if i % 100 == 50:  # the burst goes on, the file must come all the same
-            wait_for("part of it", lambda n=i: w.names() is not None and len(w.names()) >= n - 50, 10)
-    wait_for("all of them", lambda: len(w.names()) == 400, 20)
-    writes = len(re.findall("written file=", w.log()))
-    print("# 400 pods in %.1f s: %d writes" % (time.monotonic() - began, writes))
-    check(writes <= 40, writes, "writes")
+            wait_for("part of it", lambda n=i: w.names() is not None and len(w.names()) >= n - 50)
+    wait_for("all of them", lambda: len(w.names()) == 400)
+    writes, took = len(re.findall("written file=", w.log())), time.monotonic() - began
+    print("# 400 pods in %.1f s: %d writes" % (took, writes))
+    check(writes <= 20 + 20 * took, writes, "writes in", took, "s: more than one in 50 ms")
 
 
 @within()
@@ -302,10 +302,11 @@ def watch__nothing_before_the_policies_are_known(w):
     w.api.missing.clear()
     w.api.put("pods", pod("web", "10.0.0.2"))
     w.api.put(POLICIES, policy("p"))
-    trouble = w.api.make_trouble(lambda r: r.status(500, "etcd"), resource=POLICIES, times=4)
+    trouble = w.api.make_trouble(lambda r: r.status(500, "etcd"), resource=POLICIES, times=1000)
     w.watch()
-    wait_for("the policies were refused", lambda: trouble["hit"] == 3)
+    wait_for("the policies were refused", lambda: trouble["hit"] >= 3)
     check(not os.path.exists(w.file), "a file without the policies")
+    trouble["left"] = 0
     wait_for("the file", lambda: w.names("policies") == ["p"])
 
 
@@ -348,7 +349,7 @@ def watch__one_object_that_cannot_be_read_stays_as_it_was(w):
     w.api.change("pods", "default", "web", lambda o: o["metadata"].update(labels={"x": 1}))
     wait_for("it was said", lambda: "cannot be read" in w.log())
     w.api.put("pods", pod("db", "10.0.0.3"))
-    wait_for("others go on", lambda: w.names() == ["db", "web"], 5)
+    wait_for("others go on", lambda: w.names() == ["db", "web"])
 
 
 @within()
@@ -359,7 +360,7 @@ def watch__policies_come_and_do_not_vanish(w):
     check(w.log().count("this cluster has no authorizationpolicies") == 1, w.log())
     w.api.put(POLICIES, policy("p", rules=[{}]))
     w.api.missing.discard((POLICIES, ""))
-    wait_for("the policy", lambda: w.names("policies") == ["p"], 20)
+    wait_for("the policy", lambda: w.names("policies") == ["p"])
     w.api.missing.add((POLICIES, ""))
     asked = len(w.api.asked(POLICIES))
     w.api.drop_connections()
@@ -375,7 +376,7 @@ def watch__policies_of_an_older_version(w):
     w.api.missing = {(POLICIES, "/v1/"), ("peerauthentications", "")}
     w.api.put(POLICIES, policy("p"))
     w.watch()
-    wait_for("the policy", lambda: w.names("policies") == ["p"], 10)
+    wait_for("the policy", lambda: w.names("policies") == ["p"])
 
 
 @within()
@@ -393,10 +394,10 @@ def watch__removed_file_is_made_again(w):
     w.watch()
     wait_for("the file", lambda: w.names() == [])
     os.unlink(w.file)
-    wait_for("it is back", lambda: w.names() == [], 15)
+    wait_for("it is back", lambda: w.names() == [])
     with open(w.file, "w") as f:
         f.write("workloads: []\n")
-    wait_for("it is whole again", lambda: "policies" in w.state(), 15)
+    wait_for("it is whole again", lambda: "policies" in w.state())
 
 
 @within()
@@ -405,7 +406,7 @@ def watch__file_that_cannot_be_written_yet(w):
     w.watch()
     wait_for("it was said", lambda: "later" in w.log() and "ERROR" in w.log().upper())
     os.mkdir(w.dir + "/later")
-    wait_for("the file", lambda: w.names() == [], 10)
+    wait_for("the file", lambda: w.names() == [])
 
 
 def memory(p, field):
@@ -428,10 +429,10 @@ def watch__five_thousand_pods(w):
     check(len(w.names()) == 5000)
     cpu = os.sysconf("SC_CLK_TCK")
     used = sum(int(x) for x in open("/proc/%d/stat" % p.pid).read().rsplit(")", 1)[1].split()[11:13]) / cpu
-    at = w.api.put("pods", pod("new", "10.9.9.9", ns="ns1"))
-    with open(w.file) as f:
-        old = f.fileno() and os.fstat(f.fileno()).st_ino
-    wait_for("the new pod", lambda: os.stat(w.file).st_ino != old, 10)
+    with open(w.file) as f:  # kept open, or the next file might get its number
+        old = os.fstat(f.fileno()).st_ino
+        at = w.api.put("pods", pod("new", "10.9.9.9", ns="ns1"))
+        wait_for("the new pod", lambda: os.stat(w.file).st_ino != old)
     one = time.monotonic() - at
     check("new" in w.names())
     most = memory(p, "VmHWM")
@@ -550,7 +551,7 @@ def with_real_server(w, c):
     wait_for("the policy is in force", lambda: refused(a, b.ip), 40)
     at = time.monotonic()
     c.must("DELETE", path + "/nobody")
-    wait_for("no policy is in force", lambda: works(a, b.ip), 10)
+    wait_for("no policy is in force", lambda: works(a, b.ip))
     print("# real API server: deletion of a policy until a connection passes: %.0f ms" % ((time.monotonic() - at) * 1000))
     c.end("api")
     wait_for("it was noticed", lambda: "the file stays as it is" in w.log(), 40)

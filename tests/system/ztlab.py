@@ -30,7 +30,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 MARK = 0x539
 PORTS = (15001, 15006, 15008)
-TIMEOUT = 15.0
+TIMEOUT = 30.0
 SO_ORIGINAL_DST = 80
 IP_TRANSPARENT = 19
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -698,7 +698,8 @@ class Lab:
         self.pods, self.serial, self.logs = [], 0, 0
         self.zts = []
         self.node = Namespace(self.prefix + "-node")
-        self.node.ip("link", "add", "br0", "type", "bridge")
+        # a fixed address: otherwise it is the lowest of its ports', and changes while pods that are there know the old one
+        self.node.ip("link", "add", "br0", "address", "02:00:00:00:01:%02x" % (Lab.count & 255), "type", "bridge")
         self.node.ip("addr", "add", self.gateway + "/24", "dev", "br0")
         self.node.ip("link", "set", "br0", "up")
         if ipv6:
