@@ -107,7 +107,7 @@ class Istiod:
         def find():
             with self.lock:
                 return [r for r in self.requests if r.response_nonce == nonce]
-        return wait_for("the answer to response %s" % nonce, find)[0].error_detail.message.decode()
+        return wait_for("the answer to response %s" % nonce, find, 60)[0].error_detail.message.decode()
 
     def initial(self, stream, req):
         """What istiod answers to the first request of a type: what differs from what the client has."""
@@ -138,10 +138,10 @@ class Istiod:
                         self.subs, self.asked = set(), []
                     self.by_name(stream, req)
                 else:
-                    self.initial(stream, req)
-                if len(seen) == 2:
-                    with self.lock:
-                        self.streams.append(stream)
+                    with self.lock:  # who has seen the answer may push
+                        if len(seen) == 2:
+                            self.streams.append(stream)
+                        self.initial(stream, req)
             elif not req.response_nonce:
                 self.by_name(stream, req)
         with self.lock:

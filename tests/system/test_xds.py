@@ -362,7 +362,7 @@ def many():
         check(s.istiod.push(POLICY, ["default/no"]) == "")
         wait_for("the denial", s.refused)
         check(s.istiod.push(ADDRESS, removed=names) == "")
-        wait_for("all gone", lambda: len(s.zt.dump()["workloads"]) == 2)
+        wait_for("all gone", lambda: len(s.zt.dump()["workloads"]) == 2, 60)
         s.end()
     finally:
         s.close()
