@@ -46,10 +46,10 @@ $(call plan-lines,$(TSAN_RUN),plan-unit-tsan)
 $(SYSTEM_PLAN)
 $(call plan-lines,$(filter-out $(SYSTEM_RELEASE_ONLY),$(SYSTEM_TESTS)),plan-system-asan)
 $(call plan-lines,$(filter $(SYSTEM_TSAN),$(SYSTEM_TESTS)),plan-system-tsan)
-conformance 1800 alone $(CONFORMANCE)
-conformance-istiod 1500 alone $(CONFORMANCE) --istiod
-conformance-networks 600 alone $(CONFORMANCE) --networks
-$(if $(DEBIAN13_IN_TEST),debian13 1500 beside tests/debian13.sh)
+conformance 3000 alone $(CONFORMANCE)
+conformance-istiod 3000 alone $(CONFORMANCE) --istiod
+conformance-networks 1500 alone $(CONFORMANCE) --networks
+$(if $(DEBIAN13_IN_TEST),debian13 3000 beside tests/debian13.sh)
 endef
 
 # Debian 13 is tried in CI, and wherever its root has been made before by `make debian13`.

@@ -50,9 +50,12 @@ class Harness:
     def explain(self):
         """The last lines of the logs, of pods as the nodes keep them and of daemons."""
         for node in self.cluster.nodes():
-            paths = glob.glob(node.folder + "/pods/istio-system_*/*/*.log") + [node.logs + "/init.log"]
-            for path in sorted(paths, key=os.path.getmtime)[-4:]:
-                with open(path, errors="replace") as f:
+            paths = {}
+            for path in glob.glob(node.folder + "/pods/istio-system_*/*/*.log") + [node.logs + "/init.log"]:
+                with contextlib.suppress(OSError):  # it went with its pod
+                    paths[path] = os.path.getmtime(path)
+            for path in sorted(paths, key=paths.get)[-4:]:
+                with contextlib.suppress(OSError), open(path, errors="replace") as f:
                     for line in f.readlines()[-15:]:
                         print("# %s %s: %s" % (node.name, "/".join(path.split("/")[-3:-1]), line.rstrip()[:400]))
 
