@@ -7,6 +7,8 @@ SYSTEM_TESTS := $(patsubst tests/system/test_%.py,%,$(wildcard tests/system/test
 SYSTEM_RELEASE_ONLY += charts image install_cni istiod containerd install_containerd install_systemd demo systemd systemd_upgrade
 SYSTEM_RELEASE_ONLY += systemd_reboot deb
 SYSTEM_LIMIT_S ?= 600
+# Some bring a cluster up first.
+INTEROP_LIMIT_S ?= 1800
 # Beside stock programs, which `make stock` builds (tests/interop/istio); what is not there is skipped by name.
 INTEROP_TESTS := $(patsubst tests/interop/test_%.py,%,$(wildcard tests/interop/test_*.py))
 # System tests that drive ztunnel's threads: its ThreadSanitizer build goes through them too.
@@ -28,7 +30,7 @@ plan-fuzz = fuzz-seeds/$(1) 300 par $(O)/asan/tests/fuzz/fuzz_$(1) tests/fuzz/se
 plan-system = system/$(1) $(SYSTEM_LIMIT_S) beside $(PYTHON) tests/system/test_$(1).py --bin $(O)/release/bin
 plan-system-asan = system-asan/$(1) $(SYSTEM_LIMIT_S) beside $(PYTHON) tests/system/test_$(1).py --bin $(O)/asan/bin
 plan-system-tsan = system-tsan/$(1) $(SYSTEM_LIMIT_S) beside $(PYTHON) tests/system/test_$(1).py --bin $(O)/tsan/bin
-plan-interop = interop/$(1) $(SYSTEM_LIMIT_S) alone $(PYTHON) tests/interop/test_$(1).py --bin $(O)/release/bin
+plan-interop = interop/$(1) $(INTEROP_LIMIT_S) alone $(PYTHON) tests/interop/test_$(1).py --bin $(O)/release/bin
 
 define UNIT_PLAN
 $(call plan-lines,$(UNIT_TESTS),plan-unit-release)
