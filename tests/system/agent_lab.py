@@ -22,7 +22,7 @@ from cri.daemon import descriptors  # noqa: E402
 TAG = "ag%d" % os.getpid()
 BIN = [""]
 PORTS = (15001, 15006, 15008)
-ANSWER_S = 30  # the longest that a scripted ztunnel waits for the agent
+ANSWER_S = 60  # the longest that a scripted ztunnel waits for the agent
 
 
 class Skip(Exception):
@@ -36,8 +36,9 @@ def run(*argv, check=True):
     return p.stdout
 
 
-def until(what, fn, seconds=30.0):
-    """Polls fn until it gives something true; a wait without a limit is no test."""
+def until(what, fn, seconds=60.0):
+    """Polls fn until it gives something true; a wait without a limit is no test. The agent itself tries some things again
+    after up to half a minute."""
     end = time.monotonic() + seconds
     while True:
         v = fn()

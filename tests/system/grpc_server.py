@@ -103,7 +103,7 @@ class Stream:
             self.inbox.put(self.buf[5:5 + n])
             self.buf = self.buf[5 + n:]
 
-    def recv(self, timeout=15):
+    def recv(self, timeout=60):
         """The next message; None when the client ended or the connection is gone."""
         return self.inbox.get(timeout=timeout)
 

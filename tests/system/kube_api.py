@@ -334,12 +334,13 @@ class Api:
         return self.trouble[-1]
 
     def next_trouble(self, r):
-        for t in self.trouble:
-            if t["left"] > 0 and t["method"] == r.method and t["resource"] in (None, r.resource) and \
-                    t["watch"] in (None, r.watch):
-                t["left"] -= 1
-                t["hit"] += 1
-                return t["fn"]
+        with self.cond:  # requests come on threads
+            for t in self.trouble:
+                if t["left"] > 0 and t["method"] == r.method and t["resource"] in (None, r.resource) and \
+                        t["watch"] in (None, r.watch):
+                    t["left"] -= 1
+                    t["hit"] += 1
+                    return t["fn"]
         return None
 
     def asked(self, resource, watch=None):

@@ -207,12 +207,12 @@ def each_watch_that_the_kernel_refuses_once(w):
         w.spawn(wrap=("strace", "-D", "-f", "-o", "/dev/null", "-e", "trace=epoll_ctl", "-e",
                       "inject=epoll_ctl:error=ENOSPC:when=%d" % n), env={"ASAN_OPTIONS": leaks})
         try:
-            until("serves or ends", lambda: w.proc.poll() is not None or answers(w), 20)
+            until("serves or ends", lambda: w.proc.poll() is not None or answers(w), 60)
             if w.proc.poll() is not None:
                 assert w.proc.returncode == 1 and "No space left" in w.logged().splitlines()[-1], n
                 ended += 1
                 continue
-            z = until("ztunnel has its snapshot", lambda: snapshot(w), 20)
+            z = until("ztunnel has its snapshot", lambda: snapshot(w), 60)
 
             def added(p=p, z=z):
                 try:
@@ -222,7 +222,7 @@ def each_watch_that_the_kernel_refuses_once(w):
                 assert status == 200 or a["code"] in (11, 50), (n, status, a)
                 return status == 200
             serve(z)
-            until("added", added, 20)
+            until("added", added, 60)
             assert w.state(p) == "enrolled" and p.has_rules()
             served += 1
         finally:

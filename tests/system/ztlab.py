@@ -611,6 +611,8 @@ class Ztunnel:
                     break
                 data += d
         head, _, body = data.partition(b"\r\n\r\n")
+        if not head:
+            raise ConnectionError("closed without an answer")
         if b"chunked" in head.lower():
             body = b"".join(_chunks(body))
         return int(head.split()[1]), body.decode()
