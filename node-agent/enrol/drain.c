@@ -123,6 +123,7 @@ bool enrolment_drain(struct enrolment *x)
 	if (!x->rules || x->drained || enrolment_open_netns(x, &err) < 0 ||
 	    (!x->announced && !carries(x)) || nft_pod_release(x->netns_fd, &err) < 0)
 		return false; /* nothing to wait for, or the removal will say what is wrong */
+	x->passing = true;
 	x->wanted = false;
 	if (x->probes)
 		probes_clear(x->owner->probes, x->at.ips, x->at.nips, x->at.uid);

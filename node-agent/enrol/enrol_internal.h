@@ -44,6 +44,7 @@ struct enrolment {
 	struct custody custody;
 	bool rules;   /* our rules are, or may be, in the namespace */
 	bool applied; /* they are: the kernel has taken them */
+	bool passing; /* they capture nothing new: the pod was leaving (drain.c) */
 	bool cleaned; /* no rules of Istio's agent are there beside them (its iptables mode) */
 	struct nft_pod_opts opts;
 	bool dns_wanted; /* settings and annotation ask for DNS capture; .opts: there is any */

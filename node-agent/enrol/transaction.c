@@ -130,6 +130,7 @@ static int step_rules(struct enrolment *x, const struct nft_pod_opts *o, struct 
 	if (r < 0)
 		return err_wrap(err, "put the rules in place");
 	x->applied = true;
+	x->passing = false;
 	fault_after("rules");
 	if (step_clean(x, &clean) < 0) /* tried again before it leaves */
 		log_limited(LOG_LV_WARN, "enrol", ENROL_POD " %s", ENROL_ARGS(x), clean.msg);
@@ -222,14 +223,19 @@ static void announce(struct enrolment *x);
 static void on_announced(struct zds_add *add, int result, const char *error)
 {
 	struct enrolment *x = container_of(add, struct enrolment, add);
+	bool recheck = x->recheck || x->passing;
 	struct err err = {0};
 
 	OBJ_CHECK(x, ENROLMENT_MAGIC);
+	x->recheck = false;
+	if (!x->wanted)
+		return; /* it has begun to leave since ztunnel was asked (drain.c) */
+	if (recheck)
+		enrolment_again(x);
+	if (x->passing)
+		return; /* it left and came back: the steps start with the rules */
 	if (result == 0) {
 		fault_after("zds");
-		if (x->recheck)
-			enrolment_again(x);
-		x->recheck = false;
 		enrolment_finish(x, x->reason);
 		return;
 	}
@@ -381,7 +387,7 @@ void enrolment_go_in(struct enrolment *x, const struct pod *p, const char *reaso
 	if (ignored[0] != '\0')
 		log_limited(LOG_LV_WARN, "enrol", "annotation ignored " ENROL_POD " %s",
 			    ENROL_ARGS(x), ignored);
-	if (x->state == ENROL_ENROLLED && list_empty(&x->waiters) && !news &&
+	if (x->state == ENROL_ENROLLED && !x->passing && list_empty(&x->waiters) && !news &&
 	    opts_same(&o, &x->opts))
 		return;
 	(void)snprintf(x->reason, sizeof(x->reason), "%s", reason);
@@ -413,7 +419,8 @@ static int leave_rules(struct enrolment *x, struct err *err)
 		return 0;
 	r = enrolment_open_netns(x, err);
 	if (r == -ENOENT || r == -ESTALE) {
-		x->rules = x->applied = false; /* the namespace is gone, and they with it */
+		x->rules = x->applied = x->passing =
+			false; /* the namespace is gone, and they with it */
 		return 0;
 	}
 	if (r == 0)
@@ -424,7 +431,7 @@ static int leave_rules(struct enrolment *x, struct err *err)
 		r = nft_pod_remove(x->netns_fd, err);
 	if (r < 0)
 		return err_wrap(err, "remove the rules");
-	x->rules = x->applied = false;
+	x->rules = x->applied = x->passing = false;
 	fault_after("leave-rules");
 	return 0;
 }

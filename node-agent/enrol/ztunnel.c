@@ -58,7 +58,7 @@ static void zds_acked(void *ctx, const char *uid, const char *error)
 {
 	struct enrolment *x = enrolment_find_uid(ctx, uid);
 
-	if (x == NULL || !x->wanted || x->add.peer != NULL || x->netns_fd < 0)
+	if (x == NULL || !x->wanted || x->passing || x->add.peer != NULL || x->netns_fd < 0)
 		return;
 	if (error[0] == '\0' && x->state == ENROL_PENDING)
 		enrolment_finish(x, "ztunnel took the pod with its snapshot");

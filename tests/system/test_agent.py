@@ -12,6 +12,7 @@ import time
 
 from agent_lab import (BIN, PORTS, Pod, TAG, UnixHTTP, V2, has_faults, main, nack, namespace,
                        ports_of, run, test, until, z_serve)
+from kube_api import serve
 
 
 # --- stock exchange ---
@@ -267,6 +268,69 @@ def labels_enrol_and_release_a_running_pod(w):
     z.ack()
     until("released", lambda: w.state(p) == "not-in-mesh")
     until("no descriptor is left over", lambda: w.count_fds() == base)
+
+
+def leaves_while_ztunnel_is_asked(w):
+    """(pod, ztunnel, held): the pod's label came, ztunnel was asked and has not answered, the label went: it leaves, and
+    @held, which the mesh carries, keeps it from having left."""
+    w.namespace()
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    w.start("--release-limit=30s")
+    z = w.ready_ztunnel(V2)
+    status, a = w.cni(p.event())
+    assert (status, a["outcome"]) == (200, "not-in-mesh"), a
+    w.put("p.yaml", p.manifest(labels={"istio.io/dataplane-mode": "ambient"}))
+    z.expect(1)
+    held = subprocess.Popen(["nsenter", "--net=" + p.path, sys.executable, "-c",
+                             "import socket,sys;s=socket.create_connection(('10.77.0.250',80));"
+                             "print('up',flush=True);sys.stdin.read()"],
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert held.stdout.readline() == "up\n"
+    w.put("p.yaml", p.manifest())
+    until("it leaves", lambda: "leaves the mesh" in w.pod(p).get("reason", ""))
+    return p, z, held
+
+
+def is_captured(w, p):
+    return (w.pod(p)["state"], w.pod(p)["rules"]) == ("enrolled", "present")
+
+
+@test
+def ztunnel_answers_for_a_pod_that_leaves_by_now(w):
+    p, z, held = leaves_while_ztunnel_is_asked(w)
+    try:
+        z.ack()
+        answered = Pod(w, "second")  # asked for behind it
+        w.put("q.yaml", answered.manifest(labels={"istio.io/dataplane-mode": "ambient"}))
+        w.add(answered, z)
+        assert w.state(p) == "pending" and "leaves the mesh" in w.pod(p)["reason"], w.pod(p)
+        serve(z)
+        w.put("p.yaml", p.manifest(labels={"istio.io/dataplane-mode": "ambient"}))
+        until("captured again", lambda: is_captured(w, p))
+        w.put("p.yaml", p.manifest())
+        until("it leaves", lambda: "leaves the mesh" in w.pod(p).get("reason", ""))
+    finally:
+        held.communicate()
+
+
+@test
+def a_label_goes_and_comes_while_ztunnel_is_asked(w):
+    p, z, held = leaves_while_ztunnel_is_asked(w)
+    try:
+        q = Pod(w, "second")
+        w.put("q.yaml", q.manifest())
+        assert w.cni(q.event())[1]["outcome"] == "not-in-mesh"
+        w.put("p.yaml", p.manifest(labels={"istio.io/dataplane-mode": "ambient"}))
+        w.put("q.yaml", q.manifest(labels={"istio.io/dataplane-mode": "ambient"}))
+        until("both are wanted", lambda: w.pod(q)["rules"] == "present")
+        assert w.state(q) == w.state(p) == "pending"
+        z.ack()
+        serve(z)
+        until("both are captured", lambda: is_captured(w, p) and is_captured(w, q))
+    finally:
+        held.communicate()
+    assert is_captured(w, p)
 
 
 @test
