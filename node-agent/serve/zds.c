@@ -8,9 +8,10 @@
  * skipped. A wait that takes longer than ANSWER_MS closes the connection: a late answer would be
  * taken for the next one's (stock's defect 11); ztunnel connects again and gets a snapshot.
  *
- * Adds go to the newest peer that has its snapshot, and as well, unwaited, to every newer one that
- * is still getting its: nothing waits behind a snapshot (stock's defect 12) and no peer misses a
- * pod. When the newest goes the one before it is the newest again. Deletes go to everybody.
+ * Adds go to the newest peer that has its snapshot, and as well, unwaited, to every one that is
+ * still getting its: nothing waits behind a snapshot (stock's defect 12) and no peer misses a pod.
+ * When the newest goes the one before it is the newest again, and gets all pods anew: it missed
+ * those that came since. Deletes go to everybody.
  *
  * A peer of version 2 may say that it drains: it is sent deletes only, and is never the newest. Two
  * generations at an upgrade: the new one has its snapshot, the old one says that it drains, and who
@@ -84,6 +85,23 @@ struct zds_server {
 
 static void pump(struct zds_peer *p);
 
+/* Newest peer that has its snapshot; without one, the newest that said hello. */
+static struct zds_peer *newest(const struct zds_server *s)
+{
+	struct zds_peer *found = NULL;
+
+	list_for_each (n, &s->peers) {
+		struct zds_peer *p = container_of(n, struct zds_peer, node);
+
+		if (p->draining)
+			continue;
+		if (p->state == PEER_STEADY ||
+		    (p->state == PEER_SNAPSHOT && (found == NULL || found->state != PEER_STEADY)))
+			found = p;
+	}
+	return found;
+}
+
 static void free_request(struct request *q)
 {
 	if (q != NULL && q->add != NULL)
@@ -96,10 +114,37 @@ static void free_peer(struct deferred *d)
 	free(container_of(d, struct zds_peer, dead));
 }
 
+static struct request *enqueue(struct zds_peer *p, enum zds_kind kind, const char *uid)
+{
+	struct request *q = xcalloc(1, sizeof(*q));
+
+	q->kind = kind;
+	(void)snprintf(q->uid, sizeof(q->uid), "%s", uid);
+	list_append(&p->queue, &q->node);
+	return q;
+}
+
+static void enqueue_add(void *arg, const char *uid)
+{
+	(void)enqueue(arg, ZDS_ADD, uid);
+}
+
+/* The newest may have gone, which was @before. */
+static void catch_up(struct zds_server *s, const struct zds_peer *before)
+{
+	struct zds_peer *p = newest(s);
+
+	if (p == NULL || p == before || p->state != PEER_STEADY)
+		return;
+	s->ops->each(s->ctx, enqueue_add, p);
+	pump(p);
+}
+
 /* Closes the connection; everybody who waits on it is told afterwards. */
 static void peer_close(struct zds_peer *p, const char *why)
 {
 	struct zds_server *s = p->server;
+	const struct zds_peer *before = newest(s);
 	struct list waiting, *n;
 
 	if (p->magic != PEER_MAGIC)
@@ -129,6 +174,7 @@ static void peer_close(struct zds_peer *p, const char *why)
 		a->done(a, -ECONNRESET, "the connection to ztunnel ended");
 	}
 	loop_defer(s->loop, &p->dead, free_peer);
+	catch_up(s, before);
 	s->ops->peers_changed(s->ctx);
 }
 
@@ -140,16 +186,6 @@ static void on_timeout(struct timer *t)
 	peer_close(p, p->state == PEER_HELLO  ? "no hello within 5s"
 		      : p->state == PEER_HELD ? "no Held message within 5s"
 					      : "no answer within 5s");
-}
-
-static struct request *enqueue(struct zds_peer *p, enum zds_kind kind, const char *uid)
-{
-	struct request *q = xcalloc(1, sizeof(*q));
-
-	q->kind = kind;
-	(void)snprintf(q->uid, sizeof(q->uid), "%s", uid);
-	list_append(&p->queue, &q->node);
-	return q;
 }
 
 static void enqueue_snapshot(void *arg, const char *uid)
@@ -375,6 +411,7 @@ static void abandon_adds(struct zds_peer *p)
 static void on_draining(struct zds_peer *p)
 {
 	struct zds_server *s = p->server;
+	const struct zds_peer *before = newest(s);
 
 	if (p->draining || p->version < ZDS_V2_CUSTODY) {
 		peer_close(p, p->draining ? "says again that it drains"
@@ -392,6 +429,7 @@ static void on_draining(struct zds_peer *p)
 	}
 	abandon_adds(p);
 	pump(p);
+	catch_up(s, before);
 	s->ops->peers_changed(s->ctx);
 }
 
@@ -593,23 +631,6 @@ struct zds_server *zds_server_free(struct zds_server *s)
 	return NULL;
 }
 
-/* Newest peer that has its snapshot; without one, the newest that said hello. */
-static struct zds_peer *newest(const struct zds_server *s)
-{
-	struct zds_peer *found = NULL;
-
-	list_for_each (n, &s->peers) {
-		struct zds_peer *p = container_of(n, struct zds_peer, node);
-
-		if (p->draining)
-			continue;
-		if (p->state == PEER_STEADY ||
-		    (p->state == PEER_SNAPSHOT && (found == NULL || found->state != PEER_STEADY)))
-			found = p;
-	}
-	return found;
-}
-
 int zds_server_add(struct zds_server *s, struct zds_add *a, const char *uid,
 		   void (*done)(struct zds_add *, int, const char *))
 {
@@ -625,10 +646,10 @@ int zds_server_add(struct zds_server *s, struct zds_add *a, const char *uid,
 	list_append(&to->adds, &a->node);
 	q = enqueue(to, ZDS_ADD, uid);
 	q->add = a;
-	for (struct list *n = to->node.next; n != &s->peers; n = n->next) {
+	list_for_each (n, &s->peers) {
 		struct zds_peer *p = container_of(n, struct zds_peer, node);
 
-		if (p->state == PEER_SNAPSHOT && !p->draining)
+		if (p != to && p->state == PEER_SNAPSHOT && !p->draining)
 			enqueue(p, ZDS_ADD, uid);
 	}
 	pump(to);

@@ -360,6 +360,60 @@ def newest_gets_adds_and_the_one_before_takes_over(w):
 
 
 @test
+def the_one_before_is_told_what_it_missed(w):
+    w.namespace(mode="ambient")
+    p, q = Pod(w, "p"), Pod(w, "q")
+    w.put("p.yaml", p.manifest(), q.manifest())
+    w.start()
+    a = w.ready_ztunnel(V2)
+    b = w.ready_ztunnel(V2)
+    until("b has it", lambda: w.status()["ztunnels"][1]["snapshot"])
+    w.add(p, b)
+    a.quiet()
+    b.close()
+    payload, _ = a.expect(1)
+    assert p.uid.encode() in payload
+    a.ack()
+    # the same of one that drains
+    c = w.ready_ztunnel(V2)
+    until("c has it", lambda: w.status()["ztunnels"][1]["snapshot"])
+    w.add(q, c)
+    a.quiet()
+    c.ack(b"\x8a\x01\x00")
+    told = [a.expect(1)[0]]
+    a.ack(nack("no"))  # and what it says counts
+    told.append(a.expect(1)[0])
+    a.ack()
+    assert all(any(x.uid.encode() in t for t in told) for x in (p, q)), told
+    a.expect(1)
+    until("not enrolled", lambda: "pending" in (w.state(p), w.state(q)))
+    a.ack()
+    until("enrolled", lambda: w.state(p) == w.state(q) == "enrolled")
+
+
+@test
+def an_older_snapshot_under_way_misses_no_pod(w):
+    w.namespace(mode="ambient")
+    p, q = Pod(w, "p"), Pod(w, "q")
+    w.put("p.yaml", p.manifest(), q.manifest())
+    w.start()
+    first = w.ready_ztunnel(V2)
+    w.add(p, first)
+    a = w.ztunnel(V2)
+    a.expect(1)  # it stands in its snapshot
+    b = w.ready_ztunnel(V2)
+    until("b has it", lambda: w.status()["ztunnels"][2]["snapshot"])
+    w.add(q, b)
+    first.close()
+    b.close()
+    a.ack()
+    seen = a.snapshot()
+    if q.uid not in seen:
+        assert q.uid.encode() in a.expect(1)[0]
+        a.ack()
+
+
+@test
 def only_root_is_answered(w):
     w.start()
     os.chmod(w.dir, 0o755)
