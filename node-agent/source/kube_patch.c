@@ -179,6 +179,7 @@ static void on_end(struct https_req *r, const struct err *why)
 	struct entry *e = container_of(r, struct entry, req);
 	struct kube_patch *k = e->owner;
 	const char *value = e->wish == KUBE_MESH_IN ? "enabled" : NULL;
+	const struct pod *p = pods_find(k->pods, e->ns, e->name);
 	char text[64];
 
 	k->running--;
@@ -192,7 +193,11 @@ static void on_end(struct https_req *r, const struct err *why)
 		pods_set_redirection(k->pods, e->ns, e->name, e->uid, value);
 		e->failures = 0;
 	} else if (e->status == 404 || e->status == 409) {
-		drop(e); /* gone, or another pod by now: its own events bring it back */
+		/* gone, or another pod by now: it has its turn, or its own events to come */
+		if (p == NULL || p->uid == NULL || strcmp(p->uid, e->uid) == 0)
+			drop(e);
+		else
+			e->failures = 0;
 	} else {
 		if (e->status == 401)
 			kube_conn_refused(k->conn);

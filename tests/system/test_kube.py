@@ -764,6 +764,26 @@ def patch_names_the_uid_and_a_successor_is_not_touched(w):
 
 
 @test
+def a_successor_that_came_while_a_patch_was_under_way_is_annotated(w):
+    api = cluster(w)
+    api.label("namespaces", "", "default", "ambient")
+    p = running(w, api)
+    agent(w, api)
+    serve(w.ready_ztunnel(V2))
+    held = []
+    api.make_trouble(held.append, resource="status", method="PATCH")
+    assert w.cni(p.event())[0] == 200
+    until("patch came", lambda: held)
+    api.delete("pods", "default", "app")
+    q = running(w, api)
+    status, a = w.cni(q.event())
+    assert (status, a["outcome"]) == (200, "enrolled"), a
+    api.serve_patch(held[0])
+    assert api.patches[-1][4] == 409
+    until("annotated", lambda: api.annotation("default", "app") == "enabled")
+
+
+@test
 def annotation_that_somebody_removed_comes_back(w):
     api = cluster(w)
     api.label("namespaces", "", "default", "ambient")
