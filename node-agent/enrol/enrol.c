@@ -91,7 +91,7 @@ static void pod_vanished(struct enrolment *x)
 		enrolment_retry(x);
 		return;
 	}
-	if (!x->wanted && !x->custody.held && x->state != ENROL_NEW &&
+	if (x->by_runtime && !x->wanted && !x->custody.held && x->state != ENROL_NEW &&
 	    x->state != ENROL_QUARANTINED)
 		return;
 	if (x->rules)

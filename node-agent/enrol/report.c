@@ -178,7 +178,7 @@ void enrol_check(struct enrol *e, const struct attachment *req, struct enrol_ans
 		found(ret, 500, CNI_FAILED, err.msg, "Delete the sandbox and create it again.");
 		return;
 	}
-	if (x->state == ENROL_PENDING) {
+	if (x->state == ENROL_NEW || x->state == ENROL_PENDING) {
 		found(ret, 503, CNI_TRY_AGAIN, x->reason, "");
 		return;
 	}

@@ -40,6 +40,26 @@ def created_while_the_plugin_was_not_in_the_chain(w):
         assert_clean(w, inside=(p,))
 
 
+@test
+def found_pod_is_forgotten_when_it_vanished_out_of_the_mesh(w):
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    with processes() as start:
+        start(p)
+        w.start()
+        z = w.ready_ztunnel(V2)
+        w.put("p.yaml", p.manifest())
+        z.expect(1)
+        z.ack()
+        until("enrolled", lambda: w.state(p) == "enrolled")
+        w.put("p.yaml", p.manifest(labels={"istio.io/dataplane-mode": "none"}))
+        z.expect(2)
+        z.ack()
+        until("released", lambda: w.state(p) == "not-in-mesh")
+    os.unlink(w.dir + "/m/p.yaml")
+    until("forgotten", lambda: w.status()["pods"] == [] and w.journal() == [])
+
+
 def mirror(p, **annotations):
     """The manifest of a static pod's mirror: the API's UID is another than the kubelet's, which is a hash of a file."""
     doc = p.manifest(annotations=dict({"kubernetes.io/config.mirror": HASH, "kubernetes.io/config.source": "file"}, **annotations))
