@@ -105,9 +105,9 @@ static void refuse(struct enrol_waiter *w, unsigned int http, unsigned int code,
 }
 
 /* Others that stand in the way of a sandbox: the same pod's former one is replaced, a namespace
- * that another pod uses is refused. */
+ * that another pod uses is refused. Sets what they leave behind for the new one to undo. */
 static int make_room(struct enrol *e, const struct attachment *req, struct netns_id id,
-		     struct err *err)
+		     bool *ret_rules, bool *ret_announced, struct err *err)
 {
 	list_for_each_safe (n, &e->all) {
 		struct enrolment *x = container_of(n, struct enrolment, node);
@@ -125,6 +125,8 @@ static int make_room(struct enrol *e, const struct attachment *req, struct netns
 		if (same_pod || same_uid)
 			log_info("enrol", "sandbox replaced " ENROL_POD " container=%s by=%s",
 				 ENROL_ARGS(x), x->at.container_id, req->container_id);
+		*ret_rules |= x->rules && netns_id_eq(x->at.id, id);
+		*ret_announced |= x->announced && same_uid;
 		if (enrolment_leave(x, false, !same_uid, &ignored) < 0)
 			log_warn("enrol", "replace: %s", ignored.msg);
 		enrolment_drop(x, false);
@@ -167,14 +169,18 @@ void enrol_add(struct enrol *e, const struct attachment *req, uint64_t deadline_
 			memcpy(at.uid, req->uid, sizeof(at.uid));
 		x->at = at;
 	} else {
-		if (make_room(e, req, id, &err) < 0) {
+		bool rules = false, announced = false;
+
+		if (make_room(e, req, id, &rules, &announced, &err) < 0) {
 			refuse(w, 500, CNI_FAILED, err.msg, "");
 			return;
 		}
 		x = enrolment_new(e, req);
 		x->at.id = id;
 		x->by_runtime = !attachment_is_ours(req->container_id);
-		x->cleaned = true; /* a new namespace: nobody was there before us */
+		x->rules = rules;
+		x->announced = announced;
+		x->cleaned = !rules; /* a new namespace: nobody was there before us */
 	}
 	if (x->netns_fd < 0)
 		x->netns_fd = take_fd(fd);

@@ -48,12 +48,14 @@ struct enrolment {
 	bool cleaned; /* no rules of Istio's agent are there beside them (its iptables mode) */
 	struct nft_pod_opts opts;
 	bool dns_wanted; /* settings and annotation ask for DNS capture; .opts: there is any */
+	bool prepared;	 /* the steps before ztunnel's are done as they were last decided */
 	bool announced;	 /* a ztunnel may know the pod */
 	bool probes;
 
 	bool seen;	 /* the source had the pod in this process' life */
 	bool wanted;	 /* the last decision was: in the mesh */
 	bool recheck;	 /* something changed while ztunnel was asked */
+	bool refused;	 /* another ztunnel said no meanwhile */
 	bool await_held; /* ztunnel may still hold the sockets: do not make others yet */
 	enum enrol_state state;
 	char reason[ERR_MSG_MAX]; /* of the decision, or what failed */
@@ -117,6 +119,7 @@ void enrolment_finish(struct enrolment *x, const char *reason);
 /* Undoes everything and drops @x when somebody waits; else keeps what is there and retries. */
 void enrolment_failed(struct enrolment *x, unsigned int http, unsigned int code,
 		      const struct err *why);
+void enrolment_refused(struct enrolment *x, const char *error); /* by a ztunnel, unasked */
 void enrolment_retry(struct enrolment *x);
 void enrolment_go_out(struct enrolment *x, const char *reason);
 /* Undoes the steps in reverse. Without @remove_rules the namespace keeps them (it is gone, or must

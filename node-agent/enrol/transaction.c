@@ -218,6 +218,13 @@ void enrolment_failed(struct enrolment *x, unsigned int http, unsigned int code,
 	enrolment_retry(x);
 }
 
+void enrolment_refused(struct enrolment *x, const char *error)
+{
+	x->state = ENROL_PENDING; /* or the retry would find nothing to do */
+	(void)snprintf(x->reason, sizeof(x->reason), "ztunnel: %s", error);
+	enrolment_retry(x);
+}
+
 static void announce(struct enrolment *x);
 
 static void on_announced(struct zds_add *add, int result, const char *error)
@@ -237,6 +244,8 @@ static void on_announced(struct zds_add *add, int result, const char *error)
 	if (result == 0) {
 		fault_after("zds");
 		enrolment_finish(x, x->reason);
+		if (x->refused && x->state == ENROL_ENROLLED)
+			enrolment_refused(x, "another one refuses the pod");
 		return;
 	}
 	if (result == -ECONNRESET) { /* the ztunnel before it may be there, or the queue waits */
@@ -264,6 +273,7 @@ static void announce(struct enrolment *x)
 	struct err err = {0};
 
 	x->state = ENROL_PENDING;
+	x->refused = false;
 	if (fault_in("zds") < 0) {
 		(void)err_set(&err, EIO, "fault");
 		enrolment_failed(x, 503, CNI_TRY_AGAIN, &err);
@@ -360,6 +370,13 @@ static bool may_capture_dns(struct enrolment *x, const struct nft_pod_opts *o)
 	       nft_pod_check(x->netns_fd, o, &st, NULL, NULL) == 0 && st == NFT_PRESENT;
 }
 
+static void not_prepared(struct enrolment *x, int r, const struct err *why)
+{
+	x->prepared = false;
+	enrolment_failed(x, r == -EINVAL ? 500 : 503, r == -EINVAL ? CNI_FAILED : CNI_TRY_AGAIN,
+			 why);
+}
+
 void enrolment_go_in(struct enrolment *x, const struct pod *p, const char *reason)
 {
 	char ignored[ELIGIBILITY_REASON_MAX];
@@ -379,7 +396,7 @@ void enrolment_go_in(struct enrolment *x, const struct pod *p, const char *reaso
 	if (r == 0)
 		r = eligibility_rules(p, x->owner->cfg, &o, ignored, &err);
 	if (r < 0) {
-		enrolment_failed(x, 500, CNI_FAILED, &err);
+		not_prepared(x, r, &err);
 		return;
 	}
 	x->dns_wanted = o.dns_capture;
@@ -400,13 +417,13 @@ void enrolment_go_in(struct enrolment *x, const struct pod *p, const char *reaso
 	r = step_journal(x, &err);
 	if (r == 0)
 		r = local_steps(x, &o, &err);
-	if (r < 0)
-		enrolment_failed(x, r == -EINVAL ? 500 : 503,
-				 r == -EINVAL ? CNI_FAILED : CNI_TRY_AGAIN, &err);
-	else {
-		enrolment_unquarantine(x); /* it is the pod's, and connections find a queue */
-		announce(x);
+	if (r < 0) {
+		not_prepared(x, r, &err);
+		return;
 	}
+	x->prepared = true;
+	enrolment_unquarantine(x); /* it is the pod's, and connections find a queue */
+	announce(x);
 }
 
 /* --- the way out --- */
@@ -441,6 +458,7 @@ int enrolment_leave(struct enrolment *x, bool remove_rules, bool tell, struct er
 	int r = 0;
 
 	x->wanted = x->lingering = false;
+	loop_timer_cancel(&x->drain);
 	if (x->probes)
 		probes_clear(x->owner->probes, x->at.ips, x->at.nips, x->at.uid);
 	x->probes = false;
@@ -497,8 +515,11 @@ void enrolment_go_out(struct enrolment *x, const char *reason)
 	struct err err = {0};
 	int r = step_journal(x, &err);
 
-	if (r == 0 && enrolment_drain(x))
+	if (r == 0 && enrolment_drain(x)) {
+		enrol_answer_ok(&a, "not-in-mesh", reason);
+		enrolment_answer(x, &a);
 		return;
+	}
 	if (r == 0)
 		r = enrolment_leave(x, true, true, &err);
 	if (r < 0) {

@@ -58,15 +58,14 @@ static void zds_acked(void *ctx, const char *uid, const char *error)
 {
 	struct enrolment *x = enrolment_find_uid(ctx, uid);
 
-	if (x == NULL || !x->wanted || x->passing || x->add.peer != NULL || x->netns_fd < 0)
+	if (x != NULL && x->add.peer != NULL)
+		x->refused = x->refused || error[0] != '\0'; /* the one that is asked decides */
+	else if (x == NULL || !x->wanted || !x->prepared || x->passing || x->netns_fd < 0)
 		return;
-	if (error[0] == '\0' && x->state == ENROL_PENDING)
+	else if (error[0] != '\0')
+		enrolment_refused(x, error);
+	else if (x->state == ENROL_PENDING)
 		enrolment_finish(x, "ztunnel took the pod with its snapshot");
-	else if (error[0] != '\0') {
-		x->state = ENROL_PENDING; /* or the retry would find nothing to do */
-		(void)snprintf(x->reason, sizeof(x->reason), "ztunnel: %s", error);
-		enrolment_retry(x);
-	}
 }
 
 static void zds_held(void *ctx, const char *uid, int netns_fd, const int *fds,

@@ -334,6 +334,94 @@ def a_label_goes_and_comes_while_ztunnel_is_asked(w):
 
 
 @test
+def a_repeated_add_of_a_pod_that_leaves_is_answered(w):
+    p, z, held = leaves_while_ztunnel_is_asked(w)
+    try:
+        z.ack()
+        with socket.socket(fileno=os.dup(z.fds[1])) as s:  # what is held, or it would wait in the queue to the end
+            s.accept()[0].close()
+        serve(z)
+        status, a = w.cni(p.event())
+        assert (status, a.get("outcome")) == (200, "not-in-mesh"), a
+        assert "leaves the mesh" in w.pod(p)["reason"], w.pod(p)
+        status, a = w.cni(p.event(containerID="d" * 64))  # the same namespace, and the rules are in it
+        assert (status, a.get("outcome")) == (200, "not-in-mesh"), a
+    finally:
+        held.communicate()
+    until("out of the mesh", lambda: w.state(p) == "not-in-mesh")
+    assert not p.has_rules() and not p.routed() and not w.pod(p)["custody"], p.rules()
+
+
+@test
+def ztunnel_hears_of_a_pod_that_is_out_with_its_next_sandbox(w):
+    p, z, held = leaves_while_ztunnel_is_asked(w)
+    try:
+        z.ack()
+        p.new_netns()
+        status, a = w.cni(p.event())
+        assert (status, a["outcome"]) == (200, "not-in-mesh"), a
+        payload, _ = z.expect(2)
+        assert p.uid.encode() in payload
+        z.ack()
+    finally:
+        held.communicate()
+
+
+@test
+def ztunnel_is_told_once_of_a_pod_that_vanishes_while_it_leaves(w):
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    w.start()
+    z = w.ready_ztunnel(V2)
+    w.add(p, z)
+    w.put("p.yaml", p.manifest(labels={"istio.io/dataplane-mode": "none"}))
+    until("it leaves", lambda: "leaves the mesh" in w.pod(p).get("reason", ""))
+    os.unlink(w.dir + "/m/p.yaml")
+    z.expect(2)
+    z.ack()
+    z.quiet(1.5)  # it would have gone on for a second
+    assert "not waited for" not in w.logged()
+
+
+@test
+def a_snapshot_does_not_end_steps_that_failed(w):
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    w.start()
+    z = w.ready_ztunnel(V2)
+    w.add(p, z)
+    before = p.rules()
+    run("ip", "-n", p.netns, "addr", "flush", "dev", "eth0")
+    w.put("p.yaml", p.manifest(annotations={"ambient.istio.io/bypass-inbound-capture": "true"}))
+    until("a step fails", lambda: w.state(p) == "pending")
+    z.close()
+    z = w.ready_ztunnel(V2)
+    assert p.uid in z.got and w.state(p) == "pending", w.pod(p)
+    serve(z)
+    run("ip", "-n", p.netns, "addr", "add", p.ip + "/24", "dev", "eth0")
+    until("enrolled", lambda: is_captured(w, p))
+    assert p.rules() != before
+
+
+@test
+def check_of_a_pod_that_is_not_decided_yet(w):
+    w.namespace(mode="ambient")
+    p = Pod(w, "app")
+    w.put("p.yaml", p.manifest())
+    w.start()
+    w.add(p, w.ready_ztunnel(V2))
+    w.stop()
+    os.unlink(w.dir + "/m/ns-default.yaml")
+    w.start()
+    assert w.state(p) == "pending" and p.has_rules()
+    status, a = w.cni(p.event("CHECK"))
+    assert (status, a["code"]) == (503, 11), a
+    w.namespace(mode="ambient")
+
+
+@test
 def rules_wait_for_what_a_ztunnel_carries_that_has_not_come_yet(w):
     w.namespace(mode="ambient")
     p = Pod(w, "app")

@@ -8,7 +8,7 @@ import socket
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from agent_lab import PORTS, Pod, V2, fields, main, ports_of, test, until  # noqa: E402
+from agent_lab import PORTS, Pod, V2, fields, main, nack, ports_of, test, until  # noqa: E402
 
 DRAINING = b"\x8a\x01\x00"
 
@@ -83,6 +83,30 @@ def who_waits_for_one_that_drains_gets_the_other(w):
     old.ack()  # the late answer to the request that was out
     old.quiet()
     assert w.state(q) == "enrolled" and len(w.status()["ztunnels"]) == 2
+
+
+@test
+def what_the_next_one_refuses_is_not_lost_while_the_one_before_is_asked(w):
+    p, q = begin(w, "one", "two")
+    old = w.ready_ztunnel(V2)
+    w.add(p, old)
+    new = w.ztunnel(V2)
+    new.expect(1)  # its snapshot stops here
+    c = w.begin(q.event("ADD"))
+    assert uid_of(old.expect(1)[0]) == q.uid
+    new.ack()
+    new.expect(3)
+    new.ack()
+    assert uid_of(new.expect(1)[0]) == q.uid
+    new.ack(nack("no"))
+    until("the agent heard it", lambda: "ztunnel refuses" in w.logged())
+    old.ack()
+    status, a = w.end(c)
+    assert (status, a["outcome"]) == (200, "enrolled"), a
+    assert uid_of(new.expect(1)[0]) == q.uid
+    assert w.state(q) == "pending"
+    new.ack()
+    until("enrolled", lambda: w.state(q) == "enrolled")
 
 
 @test
