@@ -299,7 +299,11 @@ def the_process_ends_and_another_goes_on(w):
         w.start()
         quarantined(w, p, "10.77.9.9")
         (one if "/%d/" % one.proc.pid in w.pod(p)["netns"] else two).end()
-        until("found by the other", lambda: w.state(p) == "quarantined" and os.path.exists(w.pod(p)["netns"]), 40)
+
+        def found():
+            got = w.pod(p)  # between the two it is not known at all
+            return got["state"] == "quarantined" and os.path.exists(got["netns"])
+        until("found by the other", found, 40)
         quarantined(w, p, "10.77.9.9")
         one.end()
         two.end()
