@@ -25,6 +25,7 @@ struct entry { /* one pod whose annotation is not as it should be */
 	struct list node;
 	char *ns, *name, *uid;
 	enum kube_mesh wish; /* of the request that is under way */
+	uint64_t put;	     /* what was known of the pod then */
 	unsigned int failures;
 	uint32_t status;
 	struct https_req req;
@@ -154,6 +155,7 @@ static void on_turn(struct ready *r)
 	free(e->uid);
 	e->uid = xstrdup(p->uid);
 	e->wish = wish;
+	e->put = p->put;
 	e->status = 0;
 	if (send_patch(e, &err) < 0)
 		retry(e, err.msg);
@@ -190,7 +192,8 @@ static void on_end(struct https_req *r, const struct err *why)
 	} else if (e->status == 200) {
 		log_debug("kube", "annotated pod=%s/%s uid=%s redirection=%s", e->ns, e->name,
 			  e->uid, value != NULL ? value : "none");
-		pods_set_redirection(k->pods, e->ns, e->name, e->uid, value);
+		if (p != NULL && p->put == e->put) /* else an event may be newer than the answer */
+			pods_set_redirection(k->pods, e->ns, e->name, e->uid, value);
 		e->failures = 0;
 	} else if (e->status == 404 || e->status == 409) {
 		/* gone, or another pod by now: it has its turn, or its own events to come */

@@ -13,6 +13,7 @@ struct pods {
 	void (*changed)(void *ctx, const char *ns, const char *name);
 	void *ctx;
 	struct pods_changes changes;
+	uint64_t puts;
 };
 
 struct pod *pod_free(struct pod *p)
@@ -230,8 +231,10 @@ void pods_put(struct pods *s, struct pod *p, const void *owner, unsigned int gen
 
 	p->owner = owner;
 	p->generation = generation;
+	p->put = ++s->puts;
 	if (old != NULL && pod_same(old, p)) {
 		old->owner = owner;
+		old->put = p->put;
 		old->generation = generation;
 		free(old->redirection);
 		old->redirection = take_ptr(p->redirection);

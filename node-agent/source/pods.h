@@ -25,6 +25,8 @@ struct pod {
 	struct hnode node;
 	const void *owner; /* which file or watch put it there */
 	unsigned int generation;
+	uint64_t
+		put; /* counts up with every event that brought a pod, and this was the last here */
 	char *name, *ns;
 	char *uid; /* NULL in a manifest that was never given to an API server */
 	/* Of a static pod, which the API knows by a mirror with a UID of its own: the UID that

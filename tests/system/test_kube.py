@@ -784,6 +784,26 @@ def a_successor_that_came_while_a_patch_was_under_way_is_annotated(w):
 
 
 @test
+def annotation_that_is_removed_before_the_patchs_answer_comes_back(w):
+    api = cluster(w)
+    api.label("namespaces", "", "default", "ambient")
+    p = running(w, api)
+    agent(w, api)
+    serve(w.ready_ztunnel(V2))
+    held = []
+    api.make_trouble(held.append, resource="status", method="PATCH")
+    assert w.cni(p.event())[0] == 200
+    until("patch came", lambda: held)
+    notes = {"ambient.istio.io/redirection": "enabled"}
+    api.change("pods", "default", "app", lambda o: o["metadata"].update(annotations=notes))
+    api.change("pods", "default", "app", lambda o: o["metadata"].update(annotations={}))
+    running(w, api, name="second")  # behind both
+    until("both events are in", lambda: source(w)["pods"] == 2)
+    held[0].answer(200, api.objects["pods"][("default", "app")])
+    until("annotated", lambda: api.annotation("default", "app") == "enabled")
+
+
+@test
 def annotation_that_somebody_removed_comes_back(w):
     api = cluster(w)
     api.label("namespaces", "", "default", "ambient")
