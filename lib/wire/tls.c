@@ -64,8 +64,12 @@ static STACK_OF(X509) * certs_parse(struct str pem, const char *what, struct err
 	bool ok;
 
 	bug_on(list == NULL);
-	while ((c = PEM_read_bio_X509(b, NULL, no_passphrase, NULL)) != NULL)
+	while ((c = PEM_read_bio_X509(b, NULL, no_passphrase, NULL)) != NULL) {
+		/* OpenSSL looks into a certificate's extensions once, at its first use: now, not
+		 * in a handshake for which other threads' wait; a bad one is refused there */
+		(void)X509_check_purpose(c, -1, 0);
 		bug_on(sk_X509_push(list, c) == 0);
+	}
 	ok = tls_at_pem_end();
 	BIO_free(b);
 	if (ok && sk_X509_num(list) > 0)

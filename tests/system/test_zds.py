@@ -11,7 +11,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from agent_wire import assert_no_child_ever  # noqa: E402
-from ztlab import PORTS, TIMEOUT, ZDS_SNAPSHOT, double_echo, field, wait_for, zds_add  # noqa: E402
+from ztlab import PORTS, TIMEOUT, ZDS_SNAPSHOT, double_echo, field, read_exact, wait_for, zds_add  # noqa: E402
 from ztsite import HELLO, check, echo_once, fresh, main, refused, works  # noqa: E402
 
 CHANGES = 200
@@ -167,14 +167,15 @@ def custody_survives_kill():
             c.sendall(HELLO)
             waiting.append(c)
         zt = lab.start()
-        for c in waiting:
-            c.settimeout(15)
-            got = b""
-            while len(got) < 22:
-                d = c.recv(100)
-                check(d, "a waiting connection was lost")
-                got += d
+        lost = []
+        for i, c in enumerate(waiting):
+            c.settimeout(TIMEOUT)
+            try:
+                read_exact(c, 22)
+            except (OSError, AssertionError) as e:
+                lost.append((i, e))
             c.close()
+        check(not lost, "waiting connections were lost", lost, zt.log()[-20000:])
         check(works(a, b.ip), "echo")
     finally:
         lab.close()
