@@ -13,11 +13,9 @@
  * Composing costs time in a large cluster, so it rests for REST times what it took.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -29,6 +27,7 @@
 #include "lib/base/log.h"
 #include "lib/base/mem.h"
 #include "lib/event/loop.h"
+#include "lib/event/signals.h"
 #include "lib/kube/kube_conn.h"
 #include "lib/kube/kubeconfig.h"
 #include "lib/os/clock.h"
@@ -59,7 +58,7 @@ struct export
 	uint64_t rest_until_ms;
 	uint64_t digest; /* of what is in the file; 0: not known */
 	struct stat as_written;
-	struct watch signals;
+	struct signals signals;
 	struct err down; /* code 0: connected */
 	int status;
 };
@@ -266,37 +265,22 @@ static int find_api(struct export *x, const char *flag, struct err *err)
 
 /* --- the command --- */
 
-static void on_signal(struct watch *w, uint32_t events)
+static void on_signal(struct signals *s, int signo)
 {
-	struct export *x = container_of(w, struct export, signals);
-	struct signalfd_siginfo si;
+	struct export *x = container_of(s, struct export, signals);
 
-	(void)events;
-	while (read(w->fd, &si, sizeof(si)) == (ssize_t)sizeof(si))
-		if (si.ssi_signo != SIGPIPE)
-			end(x, x->watch ? CTL_EXIT_OK : CTL_EXIT_NO_ANSWER);
+	(void)signo;
+	end(x, x->watch ? CTL_EXIT_OK : CTL_EXIT_NO_ANSWER);
 }
 
 static int watch_signals(struct export *x, struct err *err)
 {
 	sigset_t set;
-	int fd, r;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGPIPE);
-	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
-		return err_errno(err, errno, "block signals");
-	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (fd < 0)
-		return err_errno(err, errno, "signalfd");
-	r = loop_watch(x->loop, &x->signals, fd, EPOLLIN, on_signal);
-	if (r == 0)
-		return 0;
-	(void)xclose(fd);
-	x->signals.fd = -1;
-	return err_errno(err, -r, "watch signals");
+	return signals_watch(x->loop, &x->signals, &set, on_signal, err);
 }
 
 static const char *or_else(const char *value, const char *absent)
@@ -353,7 +337,7 @@ static void run_loop(struct export *x)
 
 static int run_export(const struct ctl_call *c)
 {
-	struct export x = {.status = CTL_EXIT_NO_ANSWER, .signals.fd = -1};
+	struct export x = {.status = CTL_EXIT_NO_ANSWER};
 	struct err err = {0};
 
 	x.file = ctl_call_value(c, "file");
@@ -378,8 +362,7 @@ static int run_export(const struct ctl_call *c)
 			log_warn("export", "insecure-skip-tls-verify: whoever answers is believed");
 		run_loop(&x);
 	}
-	loop_unwatch(x.loop, &x.signals);
-	(void)xclose(x.signals.fd);
+	signals_unwatch(x.loop, &x.signals);
 	ex_store_fini(&x.store);
 	kubeconfig_fini(&x.kube);
 	x.loop = loop_free(x.loop);

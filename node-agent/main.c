@@ -9,12 +9,10 @@
  */
 #include <errno.h>
 #include <malloc.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -24,6 +22,7 @@
 #include "lib/base/mem.h"
 #include "lib/event/log_pump.h"
 #include "lib/event/loop.h"
+#include "lib/event/signals.h"
 #include "lib/os/fd.h"
 #include "lib/os/notify.h"
 #include "lib/os/sock.h"
@@ -65,7 +64,7 @@ struct agent {
 	struct install *install;
 	struct health *health;
 	int event_fd, log_fd, zds_fd; /* listening, until a server takes them */
-	struct watch signals;
+	struct signals signals;
 	struct timer sync, status, watchdog;
 	struct trim_pace trim;
 	uint64_t watchdog_ms;
@@ -250,38 +249,21 @@ static void begin_stop(struct agent *a)
 	loop_stop(a->loop);
 }
 
-static void on_signal(struct watch *w, uint32_t events)
+static void on_signal(struct signals *s, int signo)
 {
-	struct agent *a = container_of(w, struct agent, signals);
-	struct signalfd_siginfo si;
-
-	(void)events;
-	while (read(w->fd, &si, sizeof(si)) == (ssize_t)sizeof(si))
-		if (si.ssi_signo == SIGTERM || si.ssi_signo == SIGINT)
-			begin_stop(a);
+	if (signo == SIGTERM || signo == SIGINT)
+		begin_stop(container_of(s, struct agent, signals));
 }
 
 static int watch_signals(struct agent *a, struct err *err)
 {
 	sigset_t set;
-	int fd, r;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
-	sigaddset(&set, SIGPIPE);
-	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
-		return err_errno(err, errno, "block signals");
-	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (fd < 0)
-		return err_errno(err, errno, "signalfd");
-	r = loop_watch(a->loop, &a->signals, fd, EPOLLIN, on_signal);
-	if (r < 0) {
-		(void)xclose(fd);
-		return err_errno(err, -r, "watch signals");
-	}
-	return 0;
+	return signals_watch(a->loop, &a->signals, &set, on_signal, err);
 }
 
 /* Memory goes back when nothing happens: what start-up or many pods needed is not needed again. */
@@ -398,11 +380,8 @@ static void stop(struct agent *a)
 	custody_stored_release();
 	vault_stored_release();
 	if (a->loop != NULL) {
-		int fd = a->signals.added ? a->signals.fd : -1;
-
-		loop_unwatch(a->loop, &a->signals);
+		signals_unwatch(a->loop, &a->signals);
 		log_pump_stop(&a->log_pump);
-		(void)xclose(fd);
 		(void)loop_free(a->loop);
 	}
 	(void)xclose(a->event_fd);

@@ -5,11 +5,9 @@
  * state the agent's socket (ztunnel-spec 1.3): no pod is served before the mesh is known.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "lib/base/err.h"
@@ -18,7 +16,7 @@
 #include "lib/base/mem.h"
 #include "lib/event/log_pump.h"
 #include "lib/event/loop.h"
-#include "lib/os/fd.h"
+#include "lib/event/signals.h"
 #include "lib/os/trim.h"
 #include "ztunnel/config.h"
 #include "ztunnel/control/admin.h"
@@ -62,8 +60,7 @@ struct ztunnel {
 	struct admin *admin;
 	struct manager *manager;
 	struct resolvers *resolvers; /* NULL: no DNS proxy */
-	struct watch signals;
-	int sigfd;
+	struct signals signals;
 	struct timer trim, give_up;
 	struct log_pump log_pump;
 };
@@ -111,36 +108,25 @@ static void drain(struct ztunnel *z, const char *why)
 	workers_drain(z->workers, z->config.drain_ms, on_drained, z);
 }
 
-static void on_signal(struct watch *w, uint32_t events)
+static void on_signal(struct signals *s, int signo)
 {
-	struct ztunnel *z = container_of(w, struct ztunnel, signals);
-	struct signalfd_siginfo si;
+	struct ztunnel *z = container_of(s, struct ztunnel, signals);
 
-	(void)events;
-	while (read(z->sigfd, &si, sizeof(si)) == sizeof(si)) {
-		if (si.ssi_signo == SIGINT && z->draining) {
-			log_info("ztunnel", "second interrupt: leaving at once");
-			_exit(0);
-		}
-		drain(z, si.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
+	if (signo == SIGINT && z->draining) {
+		log_info("ztunnel", "second interrupt: leaving at once");
+		_exit(0);
 	}
+	drain(z, signo == SIGTERM ? "SIGTERM" : "SIGINT");
 }
 
 static int watch_signals(struct ztunnel *z, struct err *err)
 {
 	sigset_t set;
-	int r;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
-	if (sigprocmask(SIG_BLOCK, &set, NULL) != 0 || signal(SIGPIPE, SIG_IGN) == SIG_ERR)
-		return err_errno(err, errno, "signals");
-	z->sigfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (z->sigfd < 0)
-		return err_errno(err, errno, "signalfd");
-	r = loop_watch(z->loop, &z->signals, z->sigfd, EPOLLIN, on_signal);
-	return r != 0 ? err_errno(err, -r, "watch signals") : 0;
+	return signals_watch(z->loop, &z->signals, &set, on_signal, err);
 }
 
 static void on_mesh(void *ctx, struct mesh *m)
@@ -319,8 +305,7 @@ static void stop(struct ztunnel *z)
 	z->certs = certs_free(z->certs);
 	z->ca = ca_free(z->ca);
 	mesh_unref(z->mesh);
-	loop_unwatch(z->loop, &z->signals);
-	(void)xclose(z->sigfd);
+	signals_unwatch(z->loop, &z->signals);
 	log_pump_stop(&z->log_pump);
 	z->loop = loop_free(z->loop);
 	config_free(&z->config);
@@ -358,7 +343,7 @@ static int prepare(struct ztunnel *z, struct err *err)
 
 static int run_proxy(void)
 {
-	struct ztunnel z = {.sigfd = -1};
+	struct ztunnel z = {0};
 	struct err err = {0};
 	int r;
 

@@ -5,10 +5,13 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 #include <cmocka.h>
 
 #include "lib/event/loop.h"
+#include "lib/event/signals.h"
 #include "lib/os/clock.h"
 
 static int fired;
@@ -133,9 +136,58 @@ static void watch__removed_in_batch_gets_no_event(void **state)
 	loop_free(l);
 }
 
+struct caught {
+	struct signals s;
+	int n, last;
+};
+
+static void on_signal(struct signals *s, int signo)
+{
+	struct caught *c = container_of(s, struct caught, s);
+
+	c->n++;
+	c->last = signo;
+}
+
+static void signals__come_as_events_until_unwatched(void **state)
+{
+	struct loop *l = loop_new();
+	struct caught c = {0};
+	struct err err = {0};
+	sigset_t set, pending;
+	int fd;
+
+	(void)state;
+	signals_unwatch(l, &c.s); /* nothing to undo */
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	sigaddset(&set, SIGUSR2);
+	assert_int_equal(signals_watch(l, &c.s, &set, on_signal, &err), 0);
+	fd = c.s.w.fd;
+	assert_int_equal(raise(SIGUSR1), 0);
+	loop_step(l, 1000);
+	assert_int_equal(c.n, 1);
+	assert_int_equal(c.last, SIGUSR1);
+	assert_int_equal(raise(SIGUSR1), 0);
+	assert_int_equal(raise(SIGUSR2), 0);
+	loop_step(l, 1000);
+	assert_int_equal(c.n, 3);
+	assert_int_equal(c.last, SIGUSR2);
+	signals_unwatch(l, &c.s);
+	signals_unwatch(l, &c.s);
+	assert_int_equal(fcntl(fd, F_GETFD), -1);
+	assert_int_equal(raise(SIGUSR2), 0); /* still blocked */
+	loop_step(l, 0);
+	assert_int_equal(c.n, 3);
+	assert_int_equal(sigpending(&pending), 0);
+	assert_true(sigismember(&pending, SIGUSR2));
+	loop_free(l);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(signals__come_as_events_until_unwatched),
 		cmocka_unit_test(timer__never_early_and_once),
 		cmocka_unit_test(timer__long_delay_survives_wheel_turns),
 		cmocka_unit_test(mailbox__keeps_order),
