@@ -155,6 +155,17 @@ bool str_is_utf8(struct str s)
 	return true;
 }
 
+int char_hex(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	if (c >= 'A' && c <= 'F')
+		return c - 'A' + 10;
+	return -1;
+}
+
 const char *str_show(struct str s, char *buf, size_t cap)
 {
 	static const char hex[] = "0123456789abcdef";

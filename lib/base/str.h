@@ -59,6 +59,7 @@ int str_to_cstr(struct str s, char *buf, size_t cap, struct err *err) _must_chec
 size_t str_utf8_len(struct str s);
 /* True for valid UTF-8 without NUL. */
 bool str_is_utf8(struct str s);
+int char_hex(char c); /* value of a hexadecimal digit of either case; -1 for another character */
 /* Writes a shortened, escaped copy of @s (for error messages and logs): at most @cap-1 characters,
  * control characters and quotes as \xNN. Returns @buf. */
 const char *str_show(struct str s, char *buf, size_t cap);

@@ -158,16 +158,11 @@ static int hex4(struct str s, size_t at, unsigned int *ret)
 	if (s.n - at < 4)
 		return -EINVAL;
 	for (size_t i = at; i < at + 4; i++) {
-		char c = s.p[i];
+		int digit = char_hex(s.p[i]);
 
-		if (c >= '0' && c <= '9')
-			v = v << 4 | (unsigned int)(c - '0');
-		else if (c >= 'a' && c <= 'f')
-			v = v << 4 | (unsigned int)(c - 'a' + 10);
-		else if (c >= 'A' && c <= 'F')
-			v = v << 4 | (unsigned int)(c - 'A' + 10);
-		else
+		if (digit < 0)
 			return -EINVAL;
+		v = v << 4 | (unsigned int)digit;
 	}
 	*ret = v;
 	return 0;

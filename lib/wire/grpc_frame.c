@@ -63,17 +63,6 @@ enum grpc_code grpc_code_of_http(unsigned int status)
 	}
 }
 
-static int hex(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
-}
-
 const char *grpc_message_decode(struct str s, char *buf, size_t cap)
 {
 	size_t n = 0;
@@ -82,8 +71,9 @@ const char *grpc_message_decode(struct str s, char *buf, size_t cap)
 	for (size_t i = 0; i < s.n && n + 1 < cap; i++) {
 		char c = s.p[i];
 
-		if (c == '%' && i + 2 < s.n && hex(s.p[i + 1]) >= 0 && hex(s.p[i + 2]) >= 0) {
-			c = (char)(hex(s.p[i + 1]) * 16 + hex(s.p[i + 2]));
+		if (c == '%' && i + 2 < s.n && char_hex(s.p[i + 1]) >= 0 &&
+		    char_hex(s.p[i + 2]) >= 0) {
+			c = (char)(char_hex(s.p[i + 1]) * 16 + char_hex(s.p[i + 2]));
 			i += 2;
 		}
 		buf[n++] = (unsigned char)c < 0x20 || c == 0x7f ? ' ' : c;

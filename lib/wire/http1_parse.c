@@ -57,17 +57,6 @@ static char *line_end(char *line, char *end)
 	return at + 2;
 }
 
-static int hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
-}
-
 /* %XX and '+' in place. A NUL or a bad escape is an error. */
 static int decode(char *s)
 {
@@ -75,7 +64,7 @@ static int decode(char *s)
 
 	for (; *s != '\0'; s++) {
 		if (*s == '%') {
-			int hi = hex_digit(s[1]), lo = hi < 0 ? -1 : hex_digit(s[2]);
+			int hi = char_hex(s[1]), lo = hi < 0 ? -1 : char_hex(s[2]);
 
 			if (lo < 0 || (hi | lo) == 0)
 				return -EINVAL;
@@ -221,7 +210,7 @@ const char *http1_head_field(const struct http1_head *h, const char *name)
 /* One byte of a size line. Sets the state at its end. */
 static int size_byte(struct http1_chunks *c, char b)
 {
-	int d = hex_digit(b);
+	int d = char_hex(b);
 
 	if (c->cr) {
 		if (b != '\n' || !c->digits)
