@@ -226,6 +226,19 @@ static size_t diff_routes(const struct nft_routes want, const struct nft_routes 
 	return n;
 }
 
+/* Opens the namespace into @ns and reads all that may be ours in it. */
+static int look(int netns_fd, struct nft_ns *ns, struct nft_found *f, struct nft_routes *routes,
+		struct err *err)
+{
+	int r = nft_ns_open(netns_fd, ns, err);
+
+	if (r == 0)
+		r = read_pod(ns, NFT_READ_ALL, f, err);
+	if (r == 0)
+		r = nft_routes_read(ns, routes, err);
+	return r;
+}
+
 int nft_pod_check(int netns_fd, const struct nft_pod_opts *o, enum nft_state *ret,
 		  struct strbuf *ret_diff, struct err *err)
 {
@@ -235,13 +248,8 @@ int nft_pod_check(int netns_fd, const struct nft_pod_opts *o, enum nft_state *re
 	_cleanup_ns_ struct nft_ns ns = {0};
 	struct nft_routes routes;
 	size_t present = 0, ndiff;
-	int r;
+	int r = look(netns_fd, &ns, &f, &routes, err);
 
-	r = nft_ns_open(netns_fd, &ns, err);
-	if (r == 0)
-		r = read_pod(&ns, NFT_READ_ALL, &f, err);
-	if (r == 0)
-		r = nft_routes_read(&ns, &routes, err);
 	if (r < 0)
 		return r;
 	nft_pod_rules(o, ns.ipv6, rs);
@@ -262,13 +270,8 @@ int nft_pod_list(int netns_fd, const struct nft_pod_opts *o, struct strbuf *out,
 	_cleanup_ns_ struct nft_ns ns = {0};
 	struct nft_routes routes, want = {0};
 	size_t present = 0;
-	int r;
+	int r = look(netns_fd, &ns, &f, &routes, err);
 
-	r = nft_ns_open(netns_fd, &ns, err);
-	if (r == 0)
-		r = read_pod(&ns, NFT_READ_ALL, &f, err);
-	if (r == 0)
-		r = nft_routes_read(&ns, &routes, err);
 	if (r < 0)
 		return r;
 	if (o != NULL) {
