@@ -11,6 +11,7 @@ import ctypes
 import datetime
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -591,6 +592,11 @@ class Ztunnel:
         with open(self.log_path, errors="replace") as f:
             return f.read()
 
+    def sanitizer_report(self):
+        """What a sanitizer said, also of a process that it ended while a test looked elsewhere; "" for nothing."""
+        at = re.search(r"(?m)^.*(\w+Sanitizer:|runtime error: )", self.log())
+        return self.log()[at.start():at.start() + 8000] if at else ""
+
     def lines(self, *words):
         return [x for x in self.log().rpartition("\n")[0].splitlines() if all(w in x for w in words)]
 
@@ -780,12 +786,14 @@ class Lab:
     def close(self):
         for zt in self.zts:
             zt.kill()
+        reports = [zt.sanitizer_report() for zt in self.zts]
         self.agent.close()
         for p in self.pods:
             p.close()
         self.node.close()
         for folder in (self.dir, "/etc/netns/" + self.node.name):
             shutil.rmtree(folder, ignore_errors=True)
+        assert not any(reports), "\n".join(reports)
 
 
 def join(near, far):
