@@ -15,7 +15,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import dnslab  # noqa: E402
 from hbone_peer import Client, Gateway, hbone_server  # noqa: E402
-from ztlab import Lab, Wire, double_echo, exact, join, policy, wait_for  # noqa: E402
+from ztlab import Lab, Wire, double_echo, exact, join, policy, read_all, wait_for  # noqa: E402
 from ztsite import ARGS, HELLO, check, echo_once, main  # noqa: E402
 
 HOST, VIP, GW = "svc.default.svc.cluster.local", "10.96.0.10", "10.77.0.30"
@@ -93,19 +93,6 @@ def site():
     if not SITE:
         SITE.append(Site())
     return SITE[0]
-
-
-def read_to_end(s):
-    """(bytes, "eof" or "reset")"""
-    out = []
-    while True:
-        try:
-            d = s.recv(1 << 16)
-        except ConnectionResetError:
-            return b"".join(out), "reset"
-        if not d:
-            return b"".join(out), "eof"
-        out.append(d)
 
 
 def works():
@@ -226,7 +213,7 @@ def every_byte_and_half_close():
             for _ in range(size >> 20):
                 c.sendall(block)
             c.shutdown(socket.SHUT_WR)
-            back, how = read_to_end(c)
+            back, how = read_all(c)
         want = hashlib.sha256(block * (size >> 20)).hexdigest()
         check(got["up"] == (size, want), got)
         check((len(back), how, hashlib.sha256(back).hexdigest()) == (size, "eof", want), len(back), how)
@@ -264,13 +251,13 @@ def a_reset_stays_a_reset():
             c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             return
         started.set()
-        ended.append(read_to_end(c)[1])
+        ended.append(read_all(c)[1])
     server = s.b.servers[0]
     handler, server.handler = server.handler, one
     try:
         with s.a.net.connect((VIP, 80)) as c:
             c.sendall(b"reset me")
-            check(read_to_end(c)[1] == "reset", "the server's")
+            check(read_all(c)[1] == "reset", "the server's")
         c = s.a.net.connect((VIP, 80))
         c.sendall(HELLO)
         check(started.wait(15))
@@ -295,7 +282,7 @@ def what_is_cut_does_not_look_complete():
     try:
         for s.gw.cut_how in ("end", "reset"):
             with s.a.net.connect((VIP, 80)) as c:
-                got, how = read_to_end(c)
+                got, how = read_all(c)
             check(how == "reset", s.gw.cut_how, len(got), how)
             check(got == b"x" * len(got), "and before that nothing but what was sent")
     finally:
@@ -356,7 +343,7 @@ def cut_by_policy_change():
         c.recv(100)
         s.change_far(policy("no-a", "Deny", {"principals": [exact("cluster.local/ns/default/sa/a")]}))
         try:
-            check(read_to_end(c)[1] == "reset", "cut")
+            check(read_all(c)[1] == "reset", "cut")
         finally:
             s.change_far()
     check(works(), "allowed again")
@@ -369,7 +356,7 @@ def gateway_dies_under_a_connection():
         c.sendall(HELLO)
         c.recv(100)
         s.gw.cut()
-        check(read_to_end(c)[1] == "reset", "the application sees it")
+        check(read_all(c)[1] == "reset", "the application sees it")
     wait_for("a new one", works)
     s.quiet()
 
