@@ -86,10 +86,13 @@ def a_service_of_another_network_is_reached_through_its_gateway_and_no_other_way
         t.apply(authorization("not-other", "DENY", principal(s, "other"), "web"))
         wait_until("the far policy to be in force", lambda: not s.get("other", url, limit="2s")[0], 90, every=0.2)
         s.must_get("client", url, n=3)
-        log = lab.kubectl("-n", SYSTEM, "logs", "-l", "app=ztunnel", "--tail=-1")
-        lines = [line for line in log.splitlines() if "connection complete" in line and "dst.hbone_addr=web.%s.svc" % s.name in line]
         good = 'dst.identity="spiffe://cluster.local/ns/%s/sa/server"' % s.name
-        assert lines and any(good in line and "error=" not in line for line in lines), lines[-5:]
+
+        def told():
+            text = lab.kubectl("-n", SYSTEM, "logs", "-l", "app=ztunnel", "--tail=-1")
+            lines = [x for x in text.splitlines() if "connection complete" in x and "dst.hbone_addr=web.%s.svc" % s.name in x]
+            return any(good in x and "error=" not in x for x in lines)
+        wait_until("a line about the far server", told, 60)
         # A pod of this network is another endpoint of the same service.
         s.run(pod("web", hostname="near-by"))
         s.wait_annotated("web")
