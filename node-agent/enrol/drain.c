@@ -113,6 +113,11 @@ static bool carries(const struct enrolment *x)
 	return nft_pod_carried(x->netns_fd, &all, &apps, NULL) == 0 && all != 0;
 }
 
+bool enrolment_drains(const struct enrolment *x)
+{
+	return timer_armed(&x->drain) || x->drained;
+}
+
 bool enrolment_drain(struct enrolment *x)
 {
 	uint64_t limit = x->owner->cfg->release_limit_ms;

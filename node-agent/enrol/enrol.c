@@ -91,8 +91,8 @@ static void pod_vanished(struct enrolment *x)
 		enrolment_retry(x);
 		return;
 	}
-	if (x->by_runtime && !x->wanted && !x->custody.held && x->state != ENROL_NEW &&
-	    x->state != ENROL_QUARANTINED)
+	if (x->by_runtime && !x->wanted && !x->custody.held && !enrolment_drains(x) &&
+	    x->state != ENROL_NEW && x->state != ENROL_QUARANTINED)
 		return;
 	if (x->rules)
 		log_info("enrol", "released, rules stay until the sandbox is deleted " ENROL_POD,

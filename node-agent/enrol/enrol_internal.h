@@ -153,6 +153,8 @@ bool enrolment_netns_gone(const struct enrolment *x); /* its path leads to anoth
 /* Stops the capture of a running pod, and lets ztunnel go when its connections have ended. True: it
  * is under way, enrolment_reconcile() comes again. False: there is nothing (more) to wait for. */
 bool enrolment_drain(struct enrolment *x);
+/* True from there until enrolment_leave() has taken away what was left to take. */
+bool enrolment_drains(const struct enrolment *x);
 
 /* add.c */
 void enrolment_answer(struct enrolment *x, const struct enrol_answer *a);

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """test_agent.py: ambient-agent's verbs, decisions and manifests, with a scripted ztunnel. Run as root."""
+import contextlib
 import json
 import os
 import select
@@ -421,8 +422,9 @@ def check_of_a_pod_that_is_not_decided_yet(w):
     w.namespace(mode="ambient")
 
 
-@test
-def rules_wait_for_what_a_ztunnel_carries_that_has_not_come_yet(w):
+@contextlib.contextmanager
+def leaves_without_ztunnel(w, limit):
+    """The pod left its mesh while the agent was away, and its ztunnel, which has not come back, carries a connection for it."""
     w.namespace(mode="ambient")
     p = Pod(w, "app")
     w.put("p.yaml", p.manifest())
@@ -439,14 +441,30 @@ def rules_wait_for_what_a_ztunnel_carries_that_has_not_come_yet(w):
         w.peers.remove(z)
         z.s.close()  # it goes on carrying, and has not come back to the agent
         w.namespace()
-        w.start("--release-limit=20s")
+        w.start("--release-limit=" + limit)
         until("it leaves", lambda: w.state(p) == "pending")
-        time.sleep(1)
-        assert p.has_rules() and w.state(p) == "pending", "the application would send on in the clear"
+        yield p
     finally:
         held.communicate()
         z.close()
+
+
+@test
+def rules_wait_for_what_a_ztunnel_carries_that_has_not_come_yet(w):
+    with leaves_without_ztunnel(w, "20s") as p:
+        time.sleep(1)
+        assert p.has_rules() and w.state(p) == "pending", "the application would send on in the clear"
     until("released", lambda: w.state(p) == "not-in-mesh" and p.clean())
+
+
+@test
+def a_pod_that_vanishes_while_its_last_sockets_end_is_not_left_pending(w):
+    with leaves_without_ztunnel(w, "300s") as p:
+        os.unlink(w.dir + "/m/p.yaml")
+        until("it is told", lambda: "any more" in w.pod(p)["error"])
+        assert w.state(p) == "failed" and p.has_rules(), w.pod(p)
+        assert w.cni(p.event("DEL"))[0] == 200
+    assert not p.has_rules() and w.journal() == []
 
 
 @test
