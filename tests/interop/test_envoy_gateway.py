@@ -13,7 +13,7 @@ sys.path.insert(0, HERE)
 sys.path.insert(0, os.path.join(HERE, "..", "system"))
 import test_network as net  # noqa: E402
 from test_envoy_waypoint import ENVOY, TYPE, Envoy, at, cluster, manager, tls_files  # noqa: E402
-from ztlab import Skip, Wire, tap, wait_for  # noqa: E402
+from ztlab import Skip, Wire, read_all, tap, wait_for  # noqa: E402
 from ztsite import ARGS, HELLO, check  # noqa: E402
 
 
@@ -85,7 +85,7 @@ def half_close():
         with s.a.net.connect((net.VIP, 80)) as c:
             c.sendall(HELLO * 100000)
             c.shutdown(socket.SHUT_WR)
-            check(net.read_to_end(c) == (b"%d" % (len(HELLO) * 100000), "eof"))
+            check(read_all(c) == (b"%d" % (len(HELLO) * 100000), "eof"))
     finally:
         server.handler = handler
     s.quiet()
