@@ -19,6 +19,7 @@
 #define PATCH_MS   10000
 #define FIRST_MS   200
 #define MAX_MS	   60000
+#define CONFLICTS  3 /* tried again so often: the pod is the same as far as we know */
 
 struct entry { /* one pod whose annotation is not as it should be */
 	struct kube_patch *owner;
@@ -26,7 +27,7 @@ struct entry { /* one pod whose annotation is not as it should be */
 	char *ns, *name, *uid;
 	enum kube_mesh wish; /* of the request that is under way */
 	uint64_t put;	     /* what was known of the pod then */
-	unsigned int failures;
+	unsigned int failures, conflicts;
 	uint32_t status;
 	struct https_req req;
 	struct timer again;
@@ -182,6 +183,7 @@ static void on_end(struct https_req *r, const struct err *why)
 	struct kube_patch *k = e->owner;
 	const char *value = e->wish == KUBE_MESH_IN ? "enabled" : NULL;
 	const struct pod *p = pods_find(k->pods, e->ns, e->name);
+	bool same = p == NULL || p->uid == NULL || strcmp(p->uid, e->uid) == 0;
 	char text[64];
 
 	k->running--;
@@ -194,13 +196,17 @@ static void on_end(struct https_req *r, const struct err *why)
 			  e->uid, value != NULL ? value : "none");
 		if (p != NULL && p->put == e->put) /* else an event may be newer than the answer */
 			pods_set_redirection(k->pods, e->ns, e->name, e->uid, value);
-		e->failures = 0;
+		e->failures = e->conflicts = 0;
+	} else if (e->status == 409 && same && e->conflicts++ < CONFLICTS) {
+		/* the server gave up between others' changes, or we have yet to hear of another pod
+		 */
+		retry(e, "the API server answered 409");
 	} else if (e->status == 404 || e->status == 409) {
 		/* gone, or another pod by now: it has its turn, or its own events to come */
-		if (p == NULL || p->uid == NULL || strcmp(p->uid, e->uid) == 0)
+		if (same)
 			drop(e);
 		else
-			e->failures = 0;
+			e->failures = e->conflicts = 0;
 	} else {
 		if (e->status == 401)
 			kube_conn_refused(k->conn);

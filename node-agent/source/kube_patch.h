@@ -2,10 +2,11 @@
  * kube_patch.h: the annotation ambient.istio.io/redirection of pods, kept as the mesh is.
  *
  * A JSON merge patch on the subresource pods/status (cni-spec 3.9), so that no right to change pods
- * is needed. It names the pod's UID: a pod that took the name meanwhile is not touched (409). Never
- * in the way of enrolment: what was asked for a pod is one entry, later wishes replace earlier
- * ones, failures are tried again with growing pauses, at most KUBE_PATCH_MAX requests run at once.
- * Loop thread only.
+ * is needed. It names the pod's UID: a pod that took the name meanwhile is not touched (409, which
+ * is also the answer when others change the pod all the time; so it is tried again a few times).
+ * Never in the way of enrolment: what was asked for a pod is one entry, later wishes replace
+ * earlier ones, failures are tried again with growing pauses, at most KUBE_PATCH_MAX requests run
+ * at once. Loop thread only.
  */
 #pragma once
 #include <stddef.h>
