@@ -20,14 +20,17 @@ from ztsite import ARGS, HELLO, check, echo_once, main  # noqa: E402
 
 HOST, VIP, GW = "svc.default.svc.cluster.local", "10.96.0.10", "10.77.0.30"
 GW6, FOREIGN = "2001:db8::30", "10.77.0.66"  # nobody's
+VIP6 = "fd96::10"
 MARK = b"PLAINTEXT-IS-VISIBLE"
 
 
 class Site:
-    """Two labs on one bridge, each with its own ztunnel: the client's network "" and the server's network "remote"."""
+    """Two labs on one bridge, each with its own ztunnel: the client's network "" and the server's network "remote".
+    With @ipv6 nothing has an IPv4 address that the mesh knows."""
 
-    def __init__(self):
-        self.near, self.far = Lab(ARGS.bin), Lab(ARGS.bin, env={"NETWORK": "remote"})
+    def __init__(self, ipv6=False):
+        self.ipv6, self.vip = ipv6, VIP6 if ipv6 else VIP
+        self.near, self.far = Lab(ARGS.bin, ipv6=ipv6), Lab(ARGS.bin, env={"NETWORK": "remote"}, ipv6=ipv6)
         self.far.ca_dir = self.near.ca_dir
         try:
             self.names()
@@ -35,17 +38,23 @@ class Site:
             self.a = self.near.pod("a", 2)
             self.gwpod = self.near.pod("gw", 30, captured=False)
             self.b = self.far.pod("b", 3)
-            self.b.serve(8080, double_echo)
+            self.b.serve(8080, double_echo, ipv6)
             self.near.state(*self.near_state())
             self.far.state(*self.far_state())
             self.zt = self.near.start()
             self.farzt = self.far.start()
             cert = self.near.root().issue(self.near, [self.gwpod.identity])
-            self.gw = Gateway(self.near, self.gwpod, cert, {HOST + ":80": (self.b.ip, 15008)})
-            self.gwserver = self.gwpod.serve(15008, self.gw)
+            self.gw = Gateway(self.near, self.gwpod, cert, {HOST + ":80": (self.ip(self.b), 15008)})
+            self.gwserver = self.gwpod.serve(15008, self.gw, ipv6)
         except BaseException:
             self.close()
             raise
+
+    def ip(self, pod):
+        return pod.ip6 if self.ipv6 else pod.ip
+
+    def workload(self, pod, **more):
+        return pod.workload(**{"workloadIps": [self.ip(pod)], **more})
 
     def names(self, *lines, search=""):
         """What the near ztunnel's resolver knows; for all else its name server is away."""
@@ -56,16 +65,16 @@ class Site:
         beyond = dict(uid="far/SplitHorizonWorkload/istio/gw/%s/remote" % HOST, name="beyond", namespace="default",
                       workloadIps=[], network="remote", protocol="HBONE", clusterId="far", capacity=2,
                       services={"default/" + HOST: {80: 80}},
-                      networkGateway={"destination": gateway or "remote/" + GW, "hboneMtlsPort": 15008})
-        gate = self.gwpod.workload(network="remote", **gw)
-        service = dict(name="svc", namespace="default", hostname=HOST, vips=["/" + VIP], ports={80: 8080},
+                      networkGateway={"destination": gateway or "remote/" + self.ip(self.gwpod), "hboneMtlsPort": 15008})
+        gate = self.workload(self.gwpod, network="remote", **gw)
+        service = dict(name="svc", namespace="default", hostname=HOST, vips=["/" + self.vip], ports={80: 8080},
                        subjectAltNames=[self.b.identity] if sans is None else sans)
-        return [self.a.workload(), gate, beyond], [service]
+        return [self.workload(self.a), gate, beyond], [service]
 
     def far_state(self, policies=()):
-        return ([self.b.workload(network="remote", clusterId="far", locality={"region": "r2", "zone": "z2"},
-                                 services={"default/" + HOST: {80: 8080}})],
-                [dict(name="svc", namespace="default", hostname=HOST, vips=["remote/" + VIP], ports={80: 8080})], policies)
+        return ([self.workload(self.b, network="remote", clusterId="far", locality={"region": "r2", "zone": "z2"},
+                               services={"default/" + HOST: {80: 8080}})],
+                [dict(name="svc", namespace="default", hostname=HOST, vips=["remote/" + self.vip], ports={80: 8080})], policies)
 
     def change_far(self, *policies):
         self.far.reload(self.farzt, *self.far_state(policies))
@@ -80,6 +89,12 @@ class Site:
                 return s["connections"] == 0 and s["streams"] == 0 and s["buffersBytes"] == 0 \
                     and s["undeliveredBytes"] == 0
             wait_for("nothing to be left", idle)
+
+    def ends(self):
+        """Both ztunnels, with status 0, which includes what leak checkers find."""
+        for zt in (self.zt, self.farzt):
+            code = zt.stop()
+            check(code == 0 and "Sanitizer" not in zt.log() and "bug:" not in zt.log(), "status", code, zt.log()[-4000:])
 
     def close(self):
         self.near.close()
@@ -131,6 +146,33 @@ def there_and_back():
                  'dst.service="%s"' % HOST, 'dst.workload="b"', 'dst.identity="%s"' % s.b.identity):
         check(want in line, want, line)
     s.quiet()
+
+
+def over_ipv6():
+    s = Site(ipv6=True)
+    wire = Wire(s.near)
+    try:
+        check(echo_once(s.a, VIP6, 80, MARK) == MARK * 2, s.zt.log()[-3000:], s.farzt.log()[-3000:])
+        packets = wire.packets()
+        check(len(packets) > 8 and all(15008 in (p[1], p[3]) for p in packets), "only HBONE on the wire")
+        check(not any(MARK in p[4] for p in packets), "and nothing of it readable")
+        ends = {frozenset((p[0], p[2])) for p in packets}
+        check(ends == {frozenset((s.a.ip6, s.gwpod.ip6)), frozenset((s.gwpod.ip6, s.b.ip6))}, "by way of the gateway:", ends)
+        told = dict(s.gw.seen[0])
+        check(told[":authority"] == HOST + ":80" and told["forwarded"].startswith('for="[%s]:' % s.a.ip6), told)
+        line = s.zt.wait_line("connection complete", 'direction="outbound"', "dst.addr=[%s]:15008" % s.gwpod.ip6)
+        for want in ("src.addr=[%s]:" % s.a.ip6, "dst.hbone_addr=%s:80" % HOST, 'dst.identity="%s"' % s.b.identity):
+            check(want in line, want, line)
+        line = s.farzt.wait_line("connection complete", 'direction="inbound"', "dst.addr=[%s]:15008" % s.b.ip6)
+        for want in ("src.addr=[%s]:" % s.gwpod.ip6, 'src.identity="%s"' % s.a.identity, 'dst.workload="b"'):
+            check(want in line, want, line)
+        s.change_far(policy("nobody", "Allow", {"principals": [exact("cluster.local/ns/default/sa/x")]}))
+        check(echo_once(s.a, VIP6, 80) == b"", "the far policy refuses")
+        s.quiet()
+        s.ends()
+    finally:
+        wire.close()
+        s.close()
 
 
 def what_the_gateway_is_told():
@@ -595,15 +637,12 @@ def application_tunnel():
 
 
 def ends_cleanly():
-    """Status 0 of both, which includes what leak checkers find."""
-    for zt in (site().zt, site().farzt):
-        code = zt.stop()
-        check(code == 0 and "Sanitizer" not in zt.log() and "bug:" not in zt.log(), "status", code, zt.log()[-4000:])
+    site().ends()
 
 
 if __name__ == "__main__":
     try:
-        code = main([there_and_back, what_the_gateway_is_told, what_the_other_end_is_told, metrics, every_byte_and_half_close, many_at_once,
+        code = main([there_and_back, over_ipv6, what_the_gateway_is_told, what_the_other_end_is_told, metrics, every_byte_and_half_close, many_at_once,
                      a_reset_stays_a_reset, what_is_cut_does_not_look_complete, wrong_peers, refusals,
                      cut_by_policy_change, gateway_dies_under_a_connection, a_workload_that_has_a_name_only,
                      a_name_that_nobody_knows, names_live_as_long_as_their_records, both_families_are_of_one_name,

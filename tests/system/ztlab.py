@@ -824,16 +824,19 @@ class Wire:
                 p = self.sock.recv(65536)
             except BlockingIOError:
                 return out
-            if p[12:14] != b"\x08\x00" or p[23] != 6:
+            if p[12:14] == b"\x08\x00" and p[23] == 6:
+                start, end = 14 + (p[14] & 15) * 4, 14 + struct.unpack("!H", p[16:18])[0]
+                ends = [socket.inet_ntop(socket.AF_INET, p[i:i + 4]) for i in (26, 30)]
+            elif p[12:14] == b"\x86\xdd" and p[20] == 6:
+                start, end = 54, 54 + struct.unpack("!H", p[18:20])[0]
+                ends = [socket.inet_ntop(socket.AF_INET6, p[i:i + 16]) for i in (22, 38)]
+            else:
                 continue
-            ihl = (p[14] & 15) * 4
-            total = struct.unpack("!H", p[16:18])[0]
-            tcp = p[14 + ihl:14 + total]
+            tcp = p[start:end]
             data = tcp[(tcp[12] >> 4) * 4:]
             if data:
                 sport, dport = struct.unpack("!HH", tcp[:4])
-                out.append((socket.inet_ntoa(p[26:30]), sport, socket.inet_ntoa(p[30:34]), dport,
-                            data))
+                out.append((ends[0], sport, ends[1], dport, data))
 
     def close(self):
         self.sock.close()
