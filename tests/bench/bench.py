@@ -37,11 +37,13 @@ class Bench:
             assert p.stdout.readline().strip() == "ready"
             self.servers.append(p)
 
-    def load(self, pair, mode, *args):
+    def begin(self, pair, mode, *args, port=7000):
         src, dst = pair
+        return src.popen(self.args.load, mode, dst.ip, str(port), *map(str, args), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def load(self, pair, mode, *args):
         before = [n.cpu() for n in self.lab.nodes]
-        p = src.popen(self.args.load, mode, dst.ip, "7000", *map(str, args), stdout=subprocess.PIPE)
-        out, _ = p.communicate(timeout=300)
+        out, _ = self.begin(pair, mode, *args).communicate(timeout=300)
         r = json.loads(out)
         r["cpu"] = sum(n.cpu() - b for n, b in zip(self.lab.nodes, before))
         return r
@@ -76,6 +78,56 @@ class Bench:
             row(f"64 B ping-pong, {conns} connections",
                 f"{rm:.0f}/s, p50 {m['p50_us']} us, {1e6 * m['cpu'] / max(1, m['ok']):.0f} us CPU",
                 f"{rp:.0f}/s, p50 {p['p50_us']} us plain TCP", f"{rm / rp:.2f}")
+
+    def paced(self):
+        """What is asked at a steady rate, as users do, and not as fast as it goes."""
+        m, p = self.both("rr", 10, self.args.secs, 1024, 1000, key=lambda r: r["p50_us"])
+        row("1,000 requests/s, 1 KB each way, 10 connections",
+            f"{m['cpu'] / m['secs']:.3f} cores for both proxies, p50 {m['p50_us']} us, p99 {m['p99_us']} us",
+            f"p50 {p['p50_us']} us, p99 {p['p99_us']} us plain TCP", f"{m['p50_us'] / p['p50_us']:.1f}", "goal 0.09 cores")
+
+    def beside(self):
+        """One small exchange on the same HBONE connection as 64 flows that send all they can, and as eight that nobody reads."""
+        for what, flows, port, goal in (("64 bulk flows", 64, 7000, "goal 10 ms at p99"),
+                                        ("eight stalled readers", 8, 7001, "their buffers are kept, nobody else's wait")):
+            found = {}
+            for name, pair in (("mesh", self.mesh), ("plain", self.plain)):
+                alone = self.load(pair, "rr", 1, self.args.secs, 64)
+                before = [n.memory_kib("ztunnel")["RssAnon"] for n in self.lab.nodes]
+                others = self.begin(pair, "bulk", flows, self.args.secs + 2, port=port)
+                time.sleep(1)
+                r = self.load(pair, "rr", 1, self.args.secs, 64)
+                grown = [n.memory_kib("ztunnel")["RssAnon"] - b for n, b in zip(self.lab.nodes, before)]
+                others.communicate(timeout=60)
+                found[name] = r, alone, max(grown)
+            (m, ma, grown), (p, pa, _) = found["mesh"], found["plain"]
+            row(f"64 B ping-pong beside {what}",
+                f"p50 {m['p50_us'] / 1e3:.2f} ms, p99 {m['p99_us'] / 1e3:.2f} ms (alone {ma['p50_us'] / 1e3:.2f}, {ma['p99_us'] / 1e3:.2f}); "
+                f"ztunnel {grown / 1024:+.1f} MiB",
+                f"p50 {p['p50_us'] / 1e3:.2f} ms, p99 {p['p99_us'] / 1e3:.2f} ms plain TCP (alone {pa['p50_us'] / 1e3:.2f}, "
+                f"{pa['p99_us'] / 1e3:.2f})", f"{m['p99_us'] / max(1, p['p99_us']):.2f}", goal)
+
+    def closed(self):
+        """Memory with thousands of idle connections, and after their end."""
+        count = 9000
+
+        def rss():
+            return [n.memory_kib("ztunnel")["VmRSS"] for n in self.lab.nodes]
+        self.load(self.mesh, "rr", 16, 1, 64)  # so that what any load brings in is there before
+        before = rss()
+        p = self.begin(self.mesh, "idle", count, 60)
+        opened = json.loads(p.stdout.readline())
+        time.sleep(2)
+        held = rss()
+        p.communicate(timeout=60)
+        time.sleep(5)
+        after = rss()
+        each = [(h - b) * 1024 / max(1, opened["ok"]) for h, b in zip(held, before)]
+        row(f"{opened['ok']} idle connections ({opened['failed']} failed), and 5 s after their end",
+            f"{each[0]:.0f} and {each[1]:.0f} bytes each (source, destination); "
+            f"{(after[0] - before[0]) / 1024:+.1f} and {(after[1] - before[1]) / 1024:+.1f} MiB after",
+            f"{before[0] / 1024:.1f} and {before[1] / 1024:.1f} MiB before",
+            f"{max(a / b for a, b in zip(after, before)):.2f}", "goals 1.5 kB each, and within 2 MiB after")
 
     def minute(self):
         slices, secs = [], max(6, self.args.minute // 10)
@@ -119,7 +171,7 @@ def main():
     ap.add_argument("--load", required=True)
     ap.add_argument("--secs", type=float, default=3)
     ap.add_argument("--minute", type=int, default=60)
-    ap.add_argument("--only", default="throughput,connections,requests,minute,memory")
+    ap.add_argument("--only", default="throughput,connections,requests,paced,closed,minute,beside,memory")
     ap.add_argument("--root", help="the agent and ztunnel were built in this root (make debian13)")
     args = ap.parse_args()
     with Lab(args.bin, args.root) as lab:

@@ -2,13 +2,15 @@
  * meshload.c: the load client and server of the benchmarks: one thread, epoll, figures as one JSON
  * line.
  *
- *   meshload serve PORT                    echo on PORT, sink on PORT+1; runs until standard input
- * ends meshload crr  IP PORT CONNS SECS [RATE]  connect, 1 byte each way, close; RATE: open loop
- * per second meshload rr   IP PORT CONNS SECS SIZE  ping-pong of SIZE bytes on kept connections
- *   meshload bulk IP PORT FLOWS SECS       stream to the sink (PORT is the echo port)
- *   meshload idle IP PORT CONNS            open, one echo each, print, hold until standard input
- * ends
+ *   meshload serve PORT                       echo on PORT, sink on PORT+1, never reads on PORT+2;
+ *                                             runs until standard input ends
+ *   meshload crr  IP PORT CONNS SECS [RATE]   connect, 1 byte each way, close
+ *   meshload rr   IP PORT CONNS SECS SIZE [RATE]  ping-pong of SIZE bytes on kept connections
+ *   meshload bulk IP PORT FLOWS SECS          streams to PORT+1
+ *   meshload idle IP PORT CONNS               opens, one echo each, prints, holds until standard
+ *                                             input ends
  *
+ * RATE: an open loop of so many per second.
  * Latency of an open loop counts from the moment a request was due. Not here: judging the figures.
  */
 #include <arpa/inet.h>
@@ -33,7 +35,7 @@
 
 struct conn {
 	int fd;
-	enum { C_FREE, C_CONNECTING, C_WAIT_REPLY, C_BULK } state;
+	enum { C_FREE, C_CONNECTING, C_IDLE, C_WAIT_REPLY, C_BULK } state;
 	uint64_t due_ns;
 	size_t got;
 };
@@ -46,6 +48,7 @@ static struct {
 	uint64_t ok, failed, bytes, unfinished;
 	uint32_t *samples_us;
 	size_t nsamples;
+	bool paced; /* kept connections, requests when they are due */
 	int first_errno;
 } g;
 
@@ -167,6 +170,8 @@ static bool advance(struct conn *c, bool bulk)
 			return false;
 		if (bulk)
 			c->state = C_BULK;
+		else if (g.paced)
+			c->state = C_IDLE;
 		else if (!send_request(c))
 			return false;
 	}
@@ -190,14 +195,14 @@ static bool advance(struct conn *c, bool bulk)
 	return true;
 }
 
-static struct conn *free_conn(void)
+static struct conn *next_in(int state)
 {
 	static size_t hint;
 
 	for (size_t i = 0; i < g.nconns; i++) {
 		struct conn *c = &g.conns[(hint + i) % g.nconns];
 
-		if (c->state == C_FREE) {
+		if ((int)c->state == state) {
 			hint = (hint + i + 1) % g.nconns;
 			return c;
 		}
@@ -212,7 +217,7 @@ static void client(const char *mode, double secs, double rate)
 	uint64_t t0 = clock_mono_ns(), end = t0 + (uint64_t)(secs * 1e9), started = 0;
 	bool stopping = false, writable = false;
 
-	if (rate == 0)
+	if (rate == 0 || g.paced)
 		for (size_t i = 0; i < g.nconns; i++)
 			start(&g.conns[i], clock_mono_ns());
 	for (;;) {
@@ -230,9 +235,15 @@ static void client(const char *mode, double secs, double rate)
 			uint64_t due = (uint64_t)((double)(now - t0) / 1e9 * rate);
 			struct conn *c;
 
-			while (started < due && (c = free_conn()) != NULL) {
-				start(c, t0 + (uint64_t)((double)started / rate * 1e9));
-				started++;
+			while (started < due && (c = next_in(g.paced ? C_IDLE : C_FREE)) != NULL) {
+				uint64_t due_ns = t0 + (uint64_t)((double)started++ / rate * 1e9);
+
+				if (!g.paced) {
+					start(c, due_ns);
+				} else {
+					c->due_ns = due_ns;
+					(void)send_request(c);
+				}
 			}
 			wait = 1;
 		}
@@ -255,6 +266,8 @@ static void client(const char *mode, double secs, double rate)
 				c->state = C_FREE;
 				if (rate == 0 && !stopping)
 					start(c, clock_mono_ns());
+			} else if (g.paced) {
+				c->state = C_IDLE;
 			} else if (!idle) {
 				c->due_ns = clock_mono_ns();
 				(void)send_request(c);
@@ -302,15 +315,21 @@ static int listen_on(uint16_t port)
 	return s;
 }
 
-/* data.u64 of the server: descriptor, and whether it is a sink. */
-#define SRV(fd, sink) ((uint64_t)(fd) << 1 | (sink))
+/* data.u64 of the server: descriptor, and what is done with it. */
+enum { ECHO, SINK, STALL, KINDS };
+#define SRV(fd, kind) ((uint64_t)(fd) << 2 | (kind))
 
-static void serve_conn(int fd, bool sink)
+static void serve_conn(int fd, uint64_t kind)
 {
 	static char buf[1 << 20];
 
+	if (kind == STALL) { /* an error, or the end of both directions */
+		close(fd);
+		return;
+	}
+
 	for (int i = 0; i < 8; i++) {
-		ssize_t n = recv(fd, buf, sizeof(buf), sink ? MSG_TRUNC : 0);
+		ssize_t n = recv(fd, buf, sizeof(buf), kind == SINK ? MSG_TRUNC : 0);
 
 		if (n < 0 && errno == EAGAIN)
 			return;
@@ -318,7 +337,7 @@ static void serve_conn(int fd, bool sink)
 			close(fd);
 			return;
 		}
-		if (!sink && send(fd, buf, (size_t)n, MSG_NOSIGNAL) != n) {
+		if (kind == ECHO && send(fd, buf, (size_t)n, MSG_NOSIGNAL) != n) {
 			close(fd);
 			return;
 		}
@@ -327,12 +346,14 @@ static void serve_conn(int fd, bool sink)
 
 static void serve(uint16_t port)
 {
-	int ls[2] = {listen_on(port), listen_on((uint16_t)(port + 1))},
-	    ep = epoll_create1(EPOLL_CLOEXEC);
+	int ls[KINDS], ep = epoll_create1(EPOLL_CLOEXEC);
 	struct epoll_event ev[256];
 
-	for (int i = 0; i < 2; i++) {
-		struct epoll_event e = {.events = EPOLLIN, .data.u64 = SRV(ls[i], i)};
+	for (uint64_t i = 0; i < KINDS; i++) {
+		struct epoll_event e = {.events = EPOLLIN};
+
+		ls[i] = listen_on((uint16_t)(port + i));
+		e.data.u64 = SRV(ls[i], i);
 
 		epoll_ctl(ep, EPOLL_CTL_ADD, ls[i], &e);
 	}
@@ -344,26 +365,27 @@ static void serve(uint16_t port)
 		int n = epoll_wait(ep, ev, 256, -1);
 
 		for (int i = 0; i < n; i++) {
-			int fd = (int)(ev[i].data.u64 >> 1);
-			bool sink = ev[i].data.u64 & 1;
+			int fd = (int)(ev[i].data.u64 >> 2);
+			uint64_t kind = ev[i].data.u64 & 3;
 
 			if (fd == STDIN_FILENO) {
 				if (read(fd, chunk, sizeof(chunk)) <= 0)
 					return;
-			} else if (fd == ls[0] || fd == ls[1]) {
+			} else if (fd == ls[kind]) {
 				int c;
 
 				while ((c = accept4(fd, NULL, NULL,
 						    SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
-					struct epoll_event e = {.events = EPOLLIN,
-								.data.u64 = SRV(c, sink)};
+					struct epoll_event e = {.events =
+									kind == STALL ? 0 : EPOLLIN,
+								.data.u64 = SRV(c, kind)};
 					int one = 1;
 
 					setsockopt(c, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 					epoll_ctl(ep, EPOLL_CTL_ADD, c, &e);
 				}
 			} else {
-				serve_conn(fd, sink);
+				serve_conn(fd, kind);
 			}
 		}
 	}
@@ -373,6 +395,7 @@ int main(int argc, char **argv)
 {
 	struct rlimit rl;
 	long port, conns;
+	double rate = 0;
 
 	signal(SIGPIPE, SIG_IGN);
 	if (getrlimit(RLIMIT_NOFILE, &rl) == 0) {
@@ -385,7 +408,7 @@ int main(int argc, char **argv)
 	}
 	if (argc < 5) {
 		fprintf(stderr, "usage: meshload serve PORT | crr|rr|bulk|idle IP PORT CONNS [SECS "
-				"[RATE|SIZE]]\n");
+				"[RATE|SIZE [RATE]]]\n");
 		return 2;
 	}
 	port = strtol(argv[3], NULL, 10);
@@ -404,7 +427,11 @@ int main(int argc, char **argv)
 	g.samples_us = malloc(MAX_SAMPLES * sizeof(*g.samples_us));
 	if (g.conns == NULL || g.samples_us == NULL)
 		die("memory");
-	client(argv[1], argc > 5 ? strtod(argv[5], NULL) : 30,
-	       strcmp(argv[1], "crr") == 0 && argc > 6 ? strtod(argv[6], NULL) : 0);
+	g.paced = strcmp(argv[1], "rr") == 0 && argc > 7;
+	if (g.paced)
+		rate = strtod(argv[7], NULL);
+	else if (strcmp(argv[1], "crr") == 0 && argc > 6)
+		rate = strtod(argv[6], NULL);
+	client(argv[1], argc > 5 ? strtod(argv[5], NULL) : 30, rate);
 	return 0;
 }
