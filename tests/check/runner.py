@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 
 import tap
 
@@ -89,6 +90,20 @@ def main():
             lines.append(f"{name} 20 {mode} sh {script}")
         line, status = run(d, lines)
         t.ok((line, status) == ("4 passed, 0 failed", 0), "one runs beside one that is alone, and two when none is", [line])
+        began, tidied = os.path.join(d, "began"), os.path.join(d, "tidied")
+        with open(os.path.join(d, "tidies"), "w") as f:
+            f.write("trap 'touch %s; exit 1' INT; touch %s; for i in $(seq 300); do sleep 0.1; done\n" % (tidied, began))
+        with open(os.path.join(d, "plan"), "w") as f:
+            f.write("tidies 60 alone sh %s\n" % os.path.join(d, "tidies"))
+        p = subprocess.Popen([os.path.join(tap.ROOT, "tests/run"), os.path.join(d, "plan"), "--logs", os.path.join(d, "logs")],
+                             stdout=subprocess.DEVNULL)
+        for _ in range(300):
+            if os.path.exists(began):
+                break
+            time.sleep(0.1)
+        p.terminate()
+        status = p.wait(60)
+        t.ok(os.path.exists(tidied) and status == 143, "a run that is ended ends its programs first", ["exit %s" % status])
         line, status = run(d, [])
         t.ok((line, status) == ("0 passed, 1 failed", 1), "an empty plan fails", [line])
     t.finish()
