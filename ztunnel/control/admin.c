@@ -146,6 +146,10 @@ static void worker_debug(struct admin *a, struct http1_req *req)
 	jsonw_int(&w, "streams", (long long)s.streams);
 	jsonw_int(&w, "pooled", (long long)s.pooled);
 	jsonw_int(&w, "tlsAccepted", (long long)s.tls_accepted);
+	jsonw_list(&w, "tlsAcceptedByWorker");
+	for (unsigned int i = 0; i < workers_count(a->ops.workers); i++)
+		jsonw_int(&w, NULL, (long long)workers_tls_accepted(a->ops.workers, i));
+	jsonw_end_list(&w);
 	jsonw_int(&w, "buffersBytes", (long long)s.buffers_bytes);
 	jsonw_int(&w, "undeliveredBytes", (long long)s.undelivered_bytes);
 	jsonw_int(&w, "parked", (long long)s.parked);

@@ -229,6 +229,8 @@ struct pod_shared {
 	int listeners[MESH_L_N];
 	struct dns_sockets *dns; /* reference; only when the agent has them too */
 	struct churn churn;
+	atomic_uint turn;      /* whose is the next HBONE connection: spread.c */
+	atomic_uint listening; /* workers that have begun to accept on these sockets */
 };
 
 struct listener {
@@ -295,6 +297,7 @@ struct worker {
 	struct list idle; /* server hsess that carry nothing, longest first */
 	size_t nidle;
 	bool stopping, draining, flushing, memory_short;
+	atomic_uint coming; /* connections that others have accepted for us: spread.c */
 	struct timer drain_timer;
 	struct msg *drain_msg;
 	uint8_t *rx, *plain;
@@ -515,7 +518,7 @@ void outbound_accepted(struct pod *p, int fd, const struct ip_port *peer);
 void outbound_go(struct conn *c); /* again after parking */
 void outbound_stream(struct conn *c, struct hsess *s);
 void outbound_head(struct conn *c, const struct h2_head *h);
-void inbound_accepted(struct pod *p, int fd, const struct ip_port *peer);
+struct hsess *inbound_serve(struct pod *p, int fd, const struct ip_port *peer); /* NULL: failed */
 void inbound_request(struct hsess *s, int32_t id, const struct h2_head *h);
 void inbound_go(struct conn *c);
 void inbound_unavailable(struct conn *c, const char *error); /* 503 */
@@ -545,6 +548,14 @@ void pod_listen(struct pod *p, bool on);
 void listeners_retire(struct pod *p, struct pod_shared *sh);
 void listeners_drop_retired(struct pod *p);
 
+/* ---- sendbuf.c: the socket of an HBONE connection ---- */
+void sendbuf_start(int fd);
+void sendbuf_opened(int fd); /* packets have gone both ways: how far the peer is is known */
+
+/* ---- spread.c ---- */
+/* An HBONE connection, for the worker whose turn it is. */
+void inbound_accepted(struct pod *p, int fd, const struct ip_port *peer);
+
 /* ---- worker.c, report.c ---- */
 /* Outlives the workers with the messages that are on their way to the control loop. */
 enum wish { WISH_IDENTITY, WISH_ASK, WISH_N }; /* a pod's uid; a key (xds.h) */
@@ -565,6 +576,7 @@ struct workers {
 	unsigned int n;
 	struct worker **w;
 	struct metrics_worker **metrics;
+	atomic_bool draining; /* before any worker hears of it */
 };
 struct served_pod {
 	struct hnode node;

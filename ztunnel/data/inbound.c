@@ -14,24 +14,25 @@
 #include "lib/os/fd.h"
 #include "ztunnel/data/data.h"
 
-void inbound_accepted(struct pod *p, int fd, const struct ip_port *peer)
+struct hsess *inbound_serve(struct pod *p, int fd, const struct ip_port *peer)
 {
 	struct hsess *s = hsess_new(p, true);
 
 	if (s == NULL) {
 		(void)xclose(fd);
-		return;
+		return NULL;
 	}
 	s->leg.w.fd = fd;
 	s->peer = *peer;
 	if (sock_local_addr(fd, &s->local) < 0) {
 		hsess_fail(s, FLAG_CONNECT, "io error: no local address");
-		return;
+		return NULL;
 	}
 	if (p->id != NULL)
 		hsess_start_server(s);
 	else
 		worker_want_identity(p); /* PARKED, until the certificate comes */
+	return s;
 }
 
 static void answer(struct conn *c, const char *status)

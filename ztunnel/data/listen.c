@@ -225,6 +225,8 @@ static void listener_unwatch(struct listener *l)
 
 void pod_listen(struct pod *p, bool on)
 {
+	if (on) /* relaxed: spread.c */
+		atomic_fetch_add_explicit(&p->sh->listening, 1, memory_order_relaxed);
 	for (int i = 0; i < MESH_L_N; i++) {
 		struct listener *l = &p->listeners[i];
 

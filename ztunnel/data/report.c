@@ -186,6 +186,16 @@ struct metrics_worker *const *workers_metrics(struct workers *w, size_t *ret_n)
 	return w->metrics;
 }
 
+unsigned int workers_count(const struct workers *all)
+{
+	return all->n;
+}
+
+uint64_t workers_tls_accepted(const struct workers *all, unsigned int i)
+{
+	return atomic_load_explicit(&all->w[i]->st.tls_accepted, memory_order_relaxed);
+}
+
 void workers_stats(struct workers *all, struct worker_stats *ret)
 {
 	*ret = (struct worker_stats){0};

@@ -56,7 +56,8 @@ void turn_check_drained(struct worker *w)
 {
 	struct msg *m = w->drain_msg;
 
-	if (!w->draining || m == NULL || (w->dns != NULL && dns_worker_waiting(w->dns) != 0))
+	if (!w->draining || m == NULL || atomic_load(&w->coming) != 0 ||
+	    (w->dns != NULL && dns_worker_waiting(w->dns) != 0))
 		return;
 	htab_for_each (n, &w->pods) {
 		struct pod *p = container_of(n, struct pod, node);

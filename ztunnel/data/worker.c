@@ -440,8 +440,9 @@ struct workers *workers_free(struct workers *all)
 		return NULL;
 	for (unsigned int i = 0; i < all->n; i++)
 		loop_stop_async(all->w[i]->loop);
-	for (unsigned int i = 0; i < all->n; i++) {
+	for (unsigned int i = 0; i < all->n; i++)
 		bug_on(pthread_join(all->w[i]->thread, NULL) != 0);
+	for (unsigned int i = 0; i < all->n; i++) { /* until now they posted to each other */
 		worker_free(all->w[i]);
 		metrics_worker_free(all->metrics[i]);
 	}
@@ -508,6 +509,7 @@ int workers_pod_add(struct workers *w, const struct worker_pod_info *info, int n
 	struct served_pod *p = served_find(w, info->uid);
 
 	atomic_init(&sh->refs, 1);
+	atomic_init(&sh->turn, (unsigned int)hash_str(str_of(info->uid))); /* pods begin anywhere */
 	sh->uid = xstrdup(info->uid);
 	sh->name = xstrdup(info->name);
 	sh->ns = xstrdup(info->ns);
@@ -640,6 +642,7 @@ void workers_drain(struct workers *all, uint64_t deadline_ms, void (*done)(void 
 {
 	struct drain *d = xcalloc(1, sizeof(*d));
 
+	atomic_store(&all->draining, true);
 	atomic_init(&d->left, all->n);
 	d->m.fn = on_all_drained;
 	d->control = all->control;

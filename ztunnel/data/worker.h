@@ -106,3 +106,6 @@ struct worker_stats {
 		parked;
 };
 void workers_stats(struct workers *w, struct worker_stats *ret); /* racy snapshot, any time */
+unsigned int workers_count(const struct workers *w);
+/* Of .tls_accepted what worker @i, below workers_count(), has. */
+uint64_t workers_tls_accepted(const struct workers *w, unsigned int i);
