@@ -53,8 +53,8 @@ UNIT_TESTS += churn pool relay hsess hsess_io
 OBJS_test_churn := ztunnel/data/churn.c
 OBJS_test_relay := ztunnel/data/relay.c ztunnel/data/queue.c ztunnel/data/leg.c \
 	ztunnel/data/reset.c
-OBJS_test_hsess := ztunnel/data/hsess.c ztunnel/data/leg.c ztunnel/data/reset.c
-OBJS_test_hsess_io := ztunnel/data/hsess_io.c ztunnel/data/leg.c ztunnel/data/reset.c
+OBJS_test_hsess := ztunnel/data/hsess.c ztunnel/data/leg.c ztunnel/data/reset.c ztunnel/data/sendbuf.c
+OBJS_test_hsess_io := ztunnel/data/hsess_io.c ztunnel/data/leg.c ztunnel/data/sendbuf.c ztunnel/data/reset.c
 OBJS_test_pool := ztunnel/data/pool.c $(ZT_MESH)
 PKGS_test_pool := yaml-0.1 libprotobuf-c
 

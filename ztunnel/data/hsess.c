@@ -18,7 +18,6 @@
 #include "lib/base/log.h"
 #include "ztunnel/data/data.h"
 
-#define NOTSENT_LOWAT	   (256 << 10) /* keeps the kernel's queue, and so our latency, short */
 #define DRAIN_HANDSHAKE_MS 1000
 #define HANDSHAKES_PART	   (LIMIT_TLS_HANDSHAKES_PENDING / 8)
 
@@ -134,14 +133,12 @@ void hsess_window(struct hsess *s)
 
 static void start(struct hsess *s, const char *const *expected, size_t n)
 {
-	int lowat = NOTSENT_LOWAT;
-
 	if (s->pod->id == NULL) { /* withdrawn in the meantime */
 		hsess_fail(s, FLAG_IDENTITY, "identity error: no certificate for workload");
 		return;
 	}
 	s->state = HS_HANDSHAKE;
-	(void)setsockopt(s->leg.w.fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof(lowat));
+	sendbuf_start(s->leg.w.fd);
 	if (make_sessions(s, expected, n) < 0) {
 		hsess_fail(s, FLAG_CONNECT, "out of memory");
 		return;

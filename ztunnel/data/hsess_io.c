@@ -177,6 +177,7 @@ static void opened(struct hsess *s)
 	struct worker *w = s->pod->w;
 
 	s->state = HS_OPEN;
+	sendbuf_opened(s->leg.w.fd);
 	if (s->server) {
 		hsess_waits_no_more(s);
 		stat_add(&w->st.tls_accepted, 1);
