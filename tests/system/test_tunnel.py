@@ -23,6 +23,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ztlab  # noqa: E402
+from hbone_peer import Raw  # noqa: E402
 from ztlab import read_all, read_exact, reset, wait_for  # noqa: E402
 
 LEGS = ("hbone", "out", "in")
@@ -470,6 +471,49 @@ def test_home_worker(bin_dir):
         bench.close()
 
 
+def test_spread(bin_dir):
+    """HBONE connections to one pod take turns over the workers, whichever of them accepts; little of a near one waits in
+    the kernel."""
+    bench = Bench(bin_dir, ZTUNNEL_WORKER_THREADS="3")
+    try:
+        bench.zt.dump()  # goes round the workers, behind the pods
+        cert = bench.lab.root().issue(bench.lab, [bench.a.identity])
+        held = [Raw(bench.lab, bench.c, bench.b.ip, cert) for _ in range(6)]
+        wait_for("two on each of three workers", lambda: bench.stats()["tlsAcceptedByWorker"] == [2, 2, 2])
+        sockets = ztlab.run("ip", "netns", "exec", bench.b.net.name, "ss", "-tmnH", "state", "established", "sport", "=",
+                            ":15008")
+        assert sockets.count("skmem:") == 6 and "tb1048576" in sockets, sockets
+        for h in held:
+            h.sock.close()
+        c, s = bench.pair("hbone")
+        c.sendall(b"x")
+        assert s.recv(1) == b"x"
+        c.close()
+        s.close()
+        bench.quiet()
+    finally:
+        bench.close()
+
+
+def test_spare(bin_dir):
+    """A burst needs a second HBONE connection; when both carry nothing, one is enough for what comes."""
+    bench = Bench(bin_dir, ZTUNNEL_WORKER_THREADS="1")
+    try:
+        pairs = [bench.pair("hbone") for _ in range(150)]
+        assert bench.stats()["pooled"] == 2, bench.stats()
+        for s in itertools.chain(*pairs):
+            s.close()
+        wait_for("one of them", lambda: bench.stats()["pooled"] == 1)
+        time.sleep(3)
+        accepted = bench.stats()["tlsAccepted"]
+        for s in bench.pair("hbone"):
+            s.close()
+        assert (bench.stats()["pooled"], bench.stats()["tlsAccepted"]) == (1, accepted), bench.stats()
+        bench.quiet()
+    finally:
+        bench.close()
+
+
 # --- 3. half-close ---
 
 def test_half_close(bench, leg, first):
@@ -711,6 +755,8 @@ def main():
          lambda: test_memory_limit_is_the_pods(a.bin)),
         ("churn while state and certificates change", lambda: test_churn(bench, 8)),
         ("short connections stay on one worker", lambda: test_home_worker(a.bin)),
+        ("hbone: connections take turns over the workers", lambda: test_spread(a.bin)),
+        ("hbone: what a burst needed is not kept", lambda: test_spare(a.bin)),
         ("out of descriptors", lambda: test_descriptors(bench)),
         ("hbone: streams share one connection", lambda: test_one_connection(bench)),
     ]

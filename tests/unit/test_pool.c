@@ -437,6 +437,99 @@ static void idle__released_and_not_before(void **state)
 	free(c);
 }
 
+/* Two connections that carry nothing, of @limit streams each; a burst needed both. */
+static void two_idle(uint32_t limit, struct hsess *ret[2])
+{
+	struct conn *c[64];
+	uint32_t n = limit + 1;
+
+	assert_true(n <= ARRAY_LEN(c));
+	cfg.pool_max_streams = limit;
+	cfg.pool_idle_ms = 300000;
+	for (uint32_t i = 0; i < n; i++) {
+		c[i] = ask(B, "10.0.0.2:15008");
+		if (made == i / limit + 1 && last->state == HS_CONNECTING)
+			dial_ends(last, 0);
+		ret[i / limit] = last;
+	}
+	assert_int_equal(made, 2);
+	for (uint32_t i = 0; i < n; i++) {
+		finish(c[i]);
+		free(c[i]);
+	}
+}
+
+static void time_comes(struct hsess *s)
+{
+	struct timer *t = &s->idle_timer;
+
+	assert_true(timer_armed(t));
+	loop_timer_cancel(t);
+	t->fn(t);
+}
+
+static void idle__what_a_burst_needed_goes_soon(void **state)
+{
+	struct hsess *s[2];
+
+	(void)state;
+	two_idle(20, s);
+	time_comes(s[0]);
+	assert_true(s[0]->retired);
+	assert_int_equal(goaways, 1);
+	/* the other one is kept in its place, as long as if it had just been used */
+	assert_true(s[1]->idle_timer.deadline_ms >= loop_now_ms(w.loop) + 297000);
+	time_comes(s[1]);
+	assert_int_equal(goaways, 2);
+}
+
+/* Alone it has nobody to take its place. */
+static void idle__the_only_one_is_kept(void **state)
+{
+	struct conn *c = ask(B, "10.0.0.2:15008");
+
+	(void)state;
+	cfg.pool_max_streams = 20;
+	cfg.pool_idle_ms = 300000;
+	dial_ends(last, 0);
+	finish(c);
+	free(c);
+	time_comes(last);
+	assert_int_equal(goaways, 0);
+	time_comes(last);
+	assert_int_equal(goaways, 1);
+}
+
+static void idle__all_are_kept_where_each_carries_little(void **state)
+{
+	struct hsess *s[2];
+
+	(void)state;
+	two_idle(3, s);
+	time_comes(s[0]);
+	time_comes(s[1]);
+	assert_int_equal(goaways, 0);
+}
+
+static void idle__kept_beside_one_that_is_busy_or_silent(void **state)
+{
+	struct hsess *s[2];
+
+	(void)state;
+	two_idle(20, s);
+	s[1]->nconns = 11;
+	time_comes(s[0]);
+	s[1]->nconns = 0;
+	s[1]->ping_out = true; /* the peer may be gone */
+	pool_room(s[0]);
+	time_comes(s[0]);
+	assert_int_equal(goaways, 0);
+	s[1]->ping_out = false;
+	pool_room(s[0]);
+	time_comes(s[0]);
+	assert_int_equal(goaways, 1);
+}
+
 /* ztunnel-spec 4.7: never pooled; the identities are those inside, however many. */
 static void gateway__one_session_each(void **state)
 {
@@ -561,6 +654,10 @@ int main(void)
 		CASE(retry__once_and_elsewhere),
 		CASE(retry__not_after_the_answer),
 		CASE(idle__released_and_not_before),
+		CASE(idle__what_a_burst_needed_goes_soon),
+		CASE(idle__the_only_one_is_kept),
+		CASE(idle__all_are_kept_where_each_carries_little),
+		CASE(idle__kept_beside_one_that_is_busy_or_silent),
 		CASE(gateway__one_session_each),
 		CASE(gateway__its_reason_is_ours),
 		CASE(gateway__carriers_share),

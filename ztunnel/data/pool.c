@@ -18,6 +18,8 @@
 #include "ztunnel/data/data.h"
 
 #define WAIT_MS		(LIMIT_CONNECT_MS + LIMIT_TLS_HANDSHAKE_MS + 1000)
+#define SPARE_MS	2000 /* how long one is kept that is not needed beside another */
+#define SPARE_STREAMS	16   /* that each may carry, or all are needed */
 #define GATEWAY_WAIT_MS (WAIT_MS + LIMIT_CONNECT_RESPONSE_MS + LIMIT_TLS_HANDSHAKE_MS + 2000)
 
 static char *joined(const char *const *v, size_t n)
@@ -78,11 +80,16 @@ static void slot_put(struct pod *p, struct pool_slot *slot)
 	free(slot);
 }
 
-static bool has_room(const struct hsess *s)
+static uint32_t max_streams(const struct hsess *s)
 {
 	uint32_t limit = s->pod->w->cfg->pool_max_streams, peer = h2_peer_max_streams(s->h2);
 
-	return s->nconns < (peer < limit ? peer : limit);
+	return peer < limit ? peer : limit;
+}
+
+static bool has_room(const struct hsess *s)
+{
+	return s->nconns < max_streams(s);
 }
 
 static struct hsess *usable(struct pool_slot *slot, size_t *ret_pending)
@@ -290,6 +297,35 @@ static void on_idle(struct timer *t)
 	hsess_goaway(container_of(t, struct hsess, idle_timer));
 }
 
+/* Another one of the slot that has room for much of what @s could take; NULL: none. Where few
+ * streams are allowed on each, every one of them is needed again with the next burst. */
+static struct hsess *stand_in(const struct hsess *s)
+{
+	list_for_each (n, &s->slot->sessions) {
+		struct hsess *o = container_of(n, struct hsess, slot_node);
+
+		if (o != s && o->state == HS_OPEN && !o->retired && !o->ping_out &&
+		    max_streams(o) >= SPARE_STREAMS && o->nconns <= max_streams(o) / 2)
+			return o;
+	}
+	return NULL;
+}
+
+/* One is kept for what comes; those that a burst needed beside it cost both sides 50 KiB each. */
+static void on_idle_first(struct timer *t)
+{
+	struct hsess *s = container_of(t, struct hsess, idle_timer), *o = stand_in(s);
+	uint64_t idle_ms = s->pod->w->cfg->pool_idle_ms;
+
+	if (o == NULL) {
+		loop_timer_set(s->pod->w->loop, t, idle_ms - SPARE_MS, on_idle);
+		return;
+	}
+	if (o->nconns == 0) /* it stays in the place of this one: as long as this one would */
+		loop_timer_set(s->pod->w->loop, &o->idle_timer, idle_ms - SPARE_MS, on_idle);
+	hsess_goaway(s);
+}
+
 void pool_room(struct hsess *s)
 {
 	if (s->state != HS_OPEN || s->slot == NULL)
@@ -301,6 +337,8 @@ void pool_room(struct hsess *s)
 		loop_timer_cancel(&s->idle_timer);
 	else if (s->retired || s->pod->w->draining || s->slot->gateway != NULL)
 		hsess_goaway(s);
+	else if (s->pod->w->cfg->pool_idle_ms > SPARE_MS)
+		loop_timer_set(s->pod->w->loop, &s->idle_timer, SPARE_MS, on_idle_first);
 	else
 		loop_timer_set(s->pod->w->loop, &s->idle_timer, s->pod->w->cfg->pool_idle_ms,
 			       on_idle);
