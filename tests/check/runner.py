@@ -95,6 +95,7 @@ def main():
             f.write("trap 'touch %s; exit 1' INT; touch %s; for i in $(seq 300); do sleep 0.1; done\n" % (tidied, began))
         with open(os.path.join(d, "plan"), "w") as f:
             f.write("tidies 60 alone sh %s\n" % os.path.join(d, "tidies"))
+            f.write("next 60 alone sh -c 'sleep 1; touch %s.next; sleep 30'\n" % began)
         p = subprocess.Popen([os.path.join(tap.ROOT, "tests/run"), os.path.join(d, "plan"), "--logs", os.path.join(d, "logs")],
                              stdout=subprocess.DEVNULL)
         for _ in range(300):
@@ -103,7 +104,9 @@ def main():
             time.sleep(0.1)
         p.terminate()
         status = p.wait(60)
+        time.sleep(1.5)
         t.ok(os.path.exists(tidied) and status == 143, "a run that is ended ends its programs first", ["exit %s" % status])
+        t.ok(not os.path.exists(began + ".next"), "and begins no other")
         line, status = run(d, [])
         t.ok((line, status) == ("0 passed, 1 failed", 1), "an empty plan fails", [line])
     t.finish()
