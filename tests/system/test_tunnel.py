@@ -16,6 +16,7 @@ import json
 import os
 import random
 import resource
+import signal
 import socket
 import sys
 import threading
@@ -495,6 +496,37 @@ def test_spread(bin_dir):
         bench.close()
 
 
+def test_drain_beside_arrivals(bin_dir):
+    """Workers that drain while connections are handed from one to the other end all the same, long before the limit."""
+    for _ in range(3):
+        bench = Bench(bin_dir, ZTUNNEL_WORKER_THREADS="3", CONNECTION_TERMINATION_DEADLINE="90s")
+        over = threading.Event()
+
+        def arrive():
+            n = 0
+            while not over.is_set():
+                try:
+                    with bench.c.net.connect((bench.b.ip, 15008), timeout=0.5):
+                        n += 1
+                except OSError:
+                    time.sleep(0.01)
+            return n
+        for end in bench.pair("hbone"):
+            end.close()
+        bench.quiet()
+        jobs = [thread(arrive) for _ in range(4)]
+        try:
+            time.sleep(0.3)
+            begun = time.monotonic()
+            bench.zt.proc.send_signal(signal.SIGTERM)
+            bench.zt.proc.wait(60)
+            assert time.monotonic() - begun < 45, "it ended at its limit: %.0f s" % (time.monotonic() - begun)
+        finally:
+            over.set()
+            assert all(j() > 0 for j in jobs)
+            bench.close()
+
+
 def test_spare(bin_dir):
     """A burst needs a second HBONE connection; when both carry nothing, one is enough for what comes."""
     bench = Bench(bin_dir, ZTUNNEL_WORKER_THREADS="1")
@@ -756,6 +788,7 @@ def main():
         ("churn while state and certificates change", lambda: test_churn(bench, 8)),
         ("short connections stay on one worker", lambda: test_home_worker(a.bin)),
         ("hbone: connections take turns over the workers", lambda: test_spread(a.bin)),
+        ("hbone: workers drain beside connections that arrive", lambda: test_drain_beside_arrivals(a.bin)),
         ("hbone: what a burst needed is not kept", lambda: test_spare(a.bin)),
         ("out of descriptors", lambda: test_descriptors(bench)),
         ("hbone: streams share one connection", lambda: test_one_connection(bench)),

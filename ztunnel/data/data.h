@@ -518,7 +518,8 @@ void outbound_accepted(struct pod *p, int fd, const struct ip_port *peer);
 void outbound_go(struct conn *c); /* again after parking */
 void outbound_stream(struct conn *c, struct hsess *s);
 void outbound_head(struct conn *c, const struct h2_head *h);
-struct hsess *inbound_serve(struct pod *p, int fd, const struct ip_port *peer); /* NULL: failed */
+/* On this worker; @fd is taken over. NULL: it has failed. */
+struct hsess *inbound_serve(struct pod *p, int fd, const struct ip_port *peer);
 void inbound_request(struct hsess *s, int32_t id, const struct h2_head *h);
 void inbound_go(struct conn *c);
 void inbound_unavailable(struct conn *c, const char *error); /* 503 */
@@ -549,11 +550,11 @@ void listeners_retire(struct pod *p, struct pod_shared *sh);
 void listeners_drop_retired(struct pod *p);
 
 /* ---- sendbuf.c: the socket of an HBONE connection ---- */
-void sendbuf_start(int fd);
-void sendbuf_opened(int fd); /* packets have gone both ways: how far the peer is is known */
+void sendbuf_start(int fd);  /* bounds what has not been sent; not TCP, or refused: as it was */
+void sendbuf_opened(int fd); /* once packets have gone both ways: of a near peer, also the rest */
 
 /* ---- spread.c ---- */
-/* An HBONE connection, for the worker whose turn it is. */
+/* An HBONE connection (owned from here on), for the worker whose turn it is. */
 void inbound_accepted(struct pod *p, int fd, const struct ip_port *peer);
 
 /* ---- worker.c, report.c ---- */

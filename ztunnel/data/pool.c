@@ -18,9 +18,9 @@
 #include "ztunnel/data/data.h"
 
 #define WAIT_MS		(LIMIT_CONNECT_MS + LIMIT_TLS_HANDSHAKE_MS + 1000)
+#define GATEWAY_WAIT_MS (WAIT_MS + LIMIT_CONNECT_RESPONSE_MS + LIMIT_TLS_HANDSHAKE_MS + 2000)
 #define SPARE_MS	2000 /* how long one is kept that is not needed beside another */
 #define SPARE_STREAMS	16   /* that each may carry, or all are needed */
-#define GATEWAY_WAIT_MS (WAIT_MS + LIMIT_CONNECT_RESPONSE_MS + LIMIT_TLS_HANDSHAKE_MS + 2000)
 
 static char *joined(const char *const *v, size_t n)
 {
