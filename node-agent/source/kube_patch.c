@@ -198,8 +198,7 @@ static void on_end(struct https_req *r, const struct err *why)
 			pods_set_redirection(k->pods, e->ns, e->name, e->uid, value);
 		e->failures = e->conflicts = 0;
 	} else if (e->status == 409 && same && e->conflicts++ < CONFLICTS) {
-		/* the server gave up between others' changes, or we have yet to hear of another pod
-		 */
+		/* it gave up between others' changes, or we have yet to hear of another pod */
 		retry(e, "the API server answered 409");
 	} else if (e->status == 404 || e->status == 409) {
 		/* gone, or another pod by now: it has its turn, or its own events to come */

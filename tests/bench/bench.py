@@ -111,20 +111,20 @@ class Bench:
         """Memory with thousands of idle connections, and after their end."""
         count = 9000
 
-        def rss():
+        def own():
             return [n.memory_kib("ztunnel")["RssAnon"] for n in self.lab.nodes]
         for mode in ("bulk", "crr"):  # what any load brings in is there before
             self.load(self.mesh, mode, 64, 1)
         time.sleep(5)
         for turn in ("first", "second"):
-            before = rss()
+            before = own()
             p = self.begin(self.mesh, "idle", count, 60)
             opened = json.loads(p.stdout.readline())
             time.sleep(2)
-            held = rss()
+            held = own()
             p.communicate(timeout=60)
             time.sleep(5)
-            after = rss()
+            after = own()
             each = [(h - b) * 1024 / max(1, opened["ok"]) for h, b in zip(held, before)]
             row(f"{opened['ok']} idle connections ({opened['failed']} failed), and 5 s after their end, {turn} time",
                 f"{each[0]:.0f} and {each[1]:.0f} bytes each (source, destination); "

@@ -42,6 +42,16 @@ def resident(w):
 
 # --- the picture, and live changes ---
 
+def meshed(w):
+    """(api, pod): a namespace in the mesh, a pod that runs in it and was not added yet; its agent has a ztunnel."""
+    api = cluster(w)
+    api.label("namespaces", "", "default", "ambient")
+    p = running(w, api)
+    agent(w, api)
+    serve(w.ready_ztunnel(V2))
+    return api, p
+
+
 @test
 def label_enrols_and_unlabel_releases_a_running_pod(w):
     api = cluster(w)
@@ -766,11 +776,7 @@ def patch_names_the_uid_and_a_successor_is_not_touched(w):
 
 @test
 def a_successor_that_came_while_a_patch_was_under_way_is_annotated(w):
-    api = cluster(w)
-    api.label("namespaces", "", "default", "ambient")
-    p = running(w, api)
-    agent(w, api)
-    serve(w.ready_ztunnel(V2))
+    api, p = meshed(w)
     held = []
     api.make_trouble(held.append, resource="status", method="PATCH")
     assert w.cni(p.event())[0] == 200
@@ -786,11 +792,7 @@ def a_successor_that_came_while_a_patch_was_under_way_is_annotated(w):
 
 @test
 def a_patch_that_met_with_others_changes_is_tried_again(w):
-    api = cluster(w)
-    api.label("namespaces", "", "default", "ambient")
-    p = running(w, api)
-    agent(w, api)
-    serve(w.ready_ztunnel(V2))
+    api, p = meshed(w)
     conflict = {"kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409, "message": "the object has been modified"}
     t = api.make_trouble(lambda r: r.answer(409, conflict), times=2, resource="status", method="PATCH")
     assert w.cni(p.event())[0] == 200
@@ -800,11 +802,7 @@ def a_patch_that_met_with_others_changes_is_tried_again(w):
 
 @test
 def annotation_that_is_removed_before_the_patchs_answer_comes_back(w):
-    api = cluster(w)
-    api.label("namespaces", "", "default", "ambient")
-    p = running(w, api)
-    agent(w, api)
-    serve(w.ready_ztunnel(V2))
+    api, p = meshed(w)
     held = []
     api.make_trouble(held.append, resource="status", method="PATCH")
     assert w.cni(p.event())[0] == 200
